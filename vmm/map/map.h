@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * map: page maps, the values that snapshots are.
+ *
+ * A map says for each page of a place in which layer its bytes are, or that it
+ * reads as zero. It is a persistent radix tree: nodes are immutable once a map
+ * that holds them has been returned, are reference-counted, and are shared by
+ * every map that was derived from one another. An entry may stand at any
+ * level: a run of pages that is aligned to, and covers, a node's whole span
+ * and is contiguous in its layer (or zero) is one entry there. A never-frozen
+ * 1 TiB segment is one entry; so is a whole first layer without holes.
+ *
+ * Hides:    the node layout, the fan-out, where entries stand.
+ * Storage:  through struct map_ops, so that tests can fail any allocation.
+ * Owns:     its nodes; it counts every entry that names a layer through
+ *           layer_get/layer_put, so that a layer's owner knows when no map
+ *           reaches it.
+ * Threads:  one at a time for a store and all maps in it, except that maps
+ *           that the caller holds may be read (lookup, walk, diff) by other
+ *           threads while the store's thread derives new ones.
+ */
+#ifndef VMM_MAP_MAP_H
+#define VMM_MAP_MAP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "shared/page/run.h"
+
+/* 2^40 pages are 4 PiB, beyond any guest-physical address. */
+#define MAP_NPAGES_MAX (1ULL << 40)
+
+struct map_ops {
+	void *(*alloc)(void *ctx, size_t len); /* NULL: no memory */
+	void (*free)(void *ctx, void *p, size_t len);
+	/* An entry that names (layer) came into being, or went. May be NULL. */
+	void (*layer_get)(void *ctx, uint32_t layer);
+	void (*layer_put)(void *ctx, uint32_t layer);
+	void *ctx;
+};
+
+struct map_store {
+	const struct map_ops *ops;
+	uint64_t nnodes; /* alive */
+	uint64_t nbytes; /* of nodes alive */
+};
+
+/* A value; copy it with map_get(), end it with map_put(). */
+struct map {
+	uint64_t npages;
+	uint64_t entry; /* the root entry; opaque */
+};
+
+void map_store_init(struct map_store *st, const struct map_ops *ops);
+
+/* The map of (npages) zero pages, 1..MAP_NPAGES_MAX; -EINVAL otherwise. */
+int map_zero(uint64_t npages, struct map *out);
+
+/* One more holder of (m). */
+struct map map_get(struct map_store *st, const struct map *m);
+/* One holder fewer; frees what only (m) reached. Leaves *m unusable. */
+void map_put(struct map_store *st, struct map *m);
+
+/*
+ * Derive *out from (base), which stays as it is: the pages of the runs are
+ * where the runs say, all others as in (base). The runs must be valid
+ * (run_list_check() against base->npages).
+ *
+ * Cost is in proportion to the runs times the depth, whatever the map's size.
+ * Returns 0, -ENOMEM (nothing changed), or run_list_check()'s errors.
+ */
+int map_apply(struct map_store *st, const struct map *base,
+    const struct page_run *runs, size_t n, struct map *out);
+
+/* Where (page) is, and for how many pages from there at least: one run. */
+int map_lookup(const struct map *m, uint64_t page, struct page_run *out);
+
+/*
+ * Call (fn) for the pages [first, first + npages) in order, in maximal runs
+ * (neighbours that continue each other in the layer are joined; zero runs are
+ * reported too). A negative return of (fn) ends the walk and is returned.
+ * -ERANGE when the range exceeds the map.
+ */
+typedef int map_run_fn(void *ctx, const struct page_run *run);
+int map_walk(const struct map *m, uint64_t first, uint64_t npages,
+    map_run_fn *fn, void *ctx);
+
+/*
+ * Call (fn) for every maximal run of pages whose place differs between (a) and
+ * (b), in order. Shared subtrees are not entered; *nodes_visited (may be NULL)
+ * counts the nodes that were. Works for any two maps of the same npages
+ * (-EINVAL otherwise); it is fast where they have common history. Where (fn) is
+ * NULL only counts. A negative return of (fn) ends it and is returned.
+ */
+typedef int map_diff_fn(void *ctx, uint64_t page, uint64_t npages);
+int map_diff(const struct map *a, const struct map *b, map_diff_fn *fn,
+    void *ctx, uint64_t *nodes_visited);
+
+#endif /* VMM_MAP_MAP_H */
