@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * place: what shows a page map in guest-physical memory; lift, lay and seal.
+ *
+ * A place is a base (what a page map names, as layers mapped MAP_PRIVATE, holes
+ * as private anonymous memory) plus an overlay (what was written since). The
+ * overlay of a segment never frozen is its memfd, mapped shared; afterwards it
+ * is the private pages over the base.
+ *
+ * The monitor's half of every operation is a composition of the three verbs
+ * here; what a map is and who may see it is the broker's.
+ *
+ *   freeze = gate_close; place_lift; place_lay_back; gate_open; place_seal
+ *   sever  = gate_close; place_lift; gate_open; place_seal
+ *   map    = place_open (a base of given layers)
+ *
+ * Threads:  the control thread only; memory is touched under a closed gate, or
+ *           before the place's bank exists.
+ */
+#ifndef VMM_PLACE_PLACE_H
+#define VMM_PLACE_PLACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "shared/abi/guestcall.h"
+#include "shared/page/run.h"
+#include "vmm/core/err.h"
+#include "vmm/mem/gate.h"
+#include "vmm/mem/gmem.h"
+
+#define PLACES_MAX        32 /* of one VM, RAM and views counted */
+#define PLACE_CURSORS_MAX 8  /* dirty cursors of one place */
+#define PLACE_NPAGES_MAX  (1ULL << 28) /* 1 TiB */
+
+enum place_kind {
+	PLACE_FREE = 0,
+	PLACE_SEGMENT,
+	PLACE_VIEW_RO,
+	PLACE_VIEW_COW,
+};
+
+struct place;  /* one of (places) */
+struct places; /* all of one VM */
+
+/* Allocates; NULL: no memory. pagemap_fd (/proc/self/pagemap) is borrowed. */
+struct places *places_new(struct gmem *g, struct gate *gate, int pagemap_fd);
+/* Unmaps and closes all. No vCPU may run any more. */
+void places_free(struct places *ps);
+
+struct place *places_by_id(struct places *ps, uint32_t id); /* NULL: none */
+struct place *places_by_name(struct places *ps, const char *name);
+struct place *places_by_gpa(struct places *ps, uint64_t gpa);
+/* The (i)th in use, from 0; NULL when there are no more. */
+struct place *places_nth(struct places *ps, uint32_t i);
+
+/* What a place tells of itself. */
+struct place_info {
+	uint32_t id;
+	enum place_kind kind;
+	uint64_t gpa;
+	uint64_t npages;
+	unsigned char *hva;
+	uint64_t snapshot; /* a view's, else 0 */
+	bool frozen_once;
+	char name[FIRN_NAME_MAX];
+};
+
+void place_info(const struct place *p, struct place_info *out);
+/* Bytes of host memory behind it, and those that are its alone. */
+int place_usage(struct place *p, uint64_t *resident, uint64_t *private_bytes);
+
+/*
+ * A new segment of zeroes. gpa 0: chosen by gmem_find(). Takes the gate closed
+ * for the moment its bank is added, so must be called from outside.
+ *   -EINVAL (size 0, not page-aligned, beyond PLACE_NPAGES_MAX; gpa not aligned
+ *   to LEAF_SIZE; bad name), -EEXIST (name or address taken), -ENOSPC (no place
+ *   or bank free), -ENOMEM, -ENFILE, errors of KVM. Nothing is left behind.
+ */
+int place_make(struct places *ps, const char *name, uint64_t gpa, uint64_t size,
+    struct place **out, struct err *e);
+
+/*
+ * A view of (runs) over (layer_fd) at (gpa), or chosen. First asks the kernel
+ * about every layer itself: a memfd with exactly the seals that make it
+ * immutable, read-only here, large enough for every run. The descriptors stay
+ * the caller's. Gate as place_make().
+ *   -EINVAL, -ERANGE, -EPROTO (run_list_check(); a layer number), -EPERM (a
+ *   layer is not sealed, or is writable), and place_make()'s.
+ */
+int place_open(struct places *ps, const char *name, uint64_t gpa,
+    enum place_kind kind, uint64_t npages, const struct page_run *runs,
+    size_t nruns, const int *layer_fd, uint32_t nlayers, uint64_t snapshot,
+    struct place **out, struct err *e);
+
+/* Take a view away. -EPERM for a segment. */
+int place_close(struct places *ps, struct place *p, struct err *e);
+
+/* --- lift, lay, seal ------------------------------------------------------ */
+
+/* One layer's worth of a freeze; see struct wire_step. Owned by the place until
+ * place_frozen_done(). */
+struct place_step {
+	struct page_run *runs;
+	size_t nruns;
+	int layer_fd; /* -1: all runs are zero */
+	uint64_t layer_npages;
+	bool first;
+};
+
+#define PLACE_STEPS_MAX 4
+
+struct place_frozen {
+	uint64_t npages;
+	uint64_t dirty_pages;
+	uint64_t copied_pages;
+	uint64_t pause_ns; /* how long the gate was closed */
+	uint64_t total_ns;
+	uint32_t nsteps;
+	struct place_step step[PLACE_STEPS_MAX];
+};
+
+/*
+ * Freeze (p): lift, lay back, resume, seal, with the gate closed only for lift
+ * and lay. On success *out tells what the broker must put over the map it has;
+ * the steps stay owned by (p), are repeated by the next freeze until
+ * place_frozen_done(), which says that the broker has them. The bits of dirty
+ * pages are lost at no failure.
+ *   -EBUSY    sealing failed: the segment goes on over its unpublished base,
+ *             and the next freeze retries
+ *   -EPERM    a read-only view
+ *   -ENOSPC   PLACE_STEPS_MAX steps are unpublished
+ *   -ENOMEM, -ENFILE, -errno of the kernel: nothing changed
+ */
+int place_freeze(struct places *ps, struct place *p, struct place_frozen *out,
+    struct err *e);
+
+/* The same without laying back: the place reads zero from then on. */
+int place_sever(struct places *ps, struct place *p, struct place_frozen *out,
+    struct err *e);
+
+/* The broker took the first (nsteps) steps. Closes and frees them. */
+void place_frozen_done(struct place *p, uint32_t nsteps);
+
+/* --- dirty cursors -------------------------------------------------------- */
+
+/*
+ * The pages of (p) written since cursor (name) last advanced; a name that is
+ * not known starts now, with none. The bitmap is (*words) of 64 pages, from the
+ * heap, the caller frees it. Unless (peek), the cursor advances. May hold pages
+ * that were only read (KVM maps them writable at the first read where the host
+ * page is); never misses one written.
+ *   -ENOSPC (PLACE_CURSORS_MAX), -EINVAL (name), -EPERM (read-only view),
+ *   -ENOMEM, errors of KVM: nothing changed.
+ */
+int place_dirty(struct places *ps, struct place *p, const char *name, bool peek,
+    uint64_t **words, uint64_t *npages_dirty, struct err *e);
+
+/* --- backing -------------------------------------------------------------- */
+
+/*
+ * The guest is about to touch the 2 MiB chunk that holds (page): back it with
+ * one 2 MiB page where that can be done (a segment never frozen, chunk still
+ * empty). From inside the gate. Never fails: 4 KiB pages do as well.
+ */
+void place_back_chunk(struct place *p, uint64_t page);
+
+#endif /* VMM_PLACE_PLACE_H */
