@@ -35,14 +35,15 @@ struct guest_ops {
 	 * Ask the broker: a request of (type) and the payload, wait for the
 	 * answer. 0 with *reply (which the caller must wire_close_fds()), whose
 	 * m.status tells how the broker fared; -EPIPE, -EINTR (the VM is being
-	 * killed). WIRE_LAYERS that came before the reply are in (layers): up to
-	 * *nlayers descriptors, the caller's to close; may be NULL. Outside the
-	 * gate.
+	 * killed). WIRE_LAYERS that came before the reply are in (layers): up
+	 * to *nlayers descriptors, the caller's to close; may be NULL. Outside
+	 * the gate.
 	 */
 	int (*ask)(void *ctx, uint16_t type, const void *payload, uint32_t len,
 	    struct wire_packet *reply, int *layers, uint32_t *nlayers);
 	/* Tell the broker, without an answer (WIRE_SEG_MADE, WIRE_SEG_GONE). */
-	void (*tell)(void *ctx, uint16_t type, const void *payload, uint32_t len);
+	void (*tell)(
+	    void *ctx, uint16_t type, const void *payload, uint32_t len);
 	/* A VM is being killed: blocking calls give up with -EINTR soon. This
 	 * descriptor becomes readable then; for poll(2) beside stdin. */
 	int kill_fd;
@@ -92,7 +93,16 @@ enum guest_verdict guest_doorbell(struct guest *g, uint32_t cpu, uint16_t port,
 enum guest_verdict guest_stray(struct guest *g, uint32_t cpu,
     const struct vcpu_exit *x, struct cpu_regs *r, struct guest_end *end);
 
-/* Counts for WIRE_STATS; any thread. */
+/*
+ * The place at [gpa, gpa + len) is about to be closed: take it out of the
+ * program's address space. Under a closed gate that stays closed until the
+ * place's bank is gone (closings nest); never fails.
+ *
+ *   gate_close; guest_place_gone; place_close; gate_open
+ */
+void guest_place_gone(struct guest *g, uint64_t gpa, uint64_t len);
+
+/* Counts for WIRE_STATS (all but cpu_ns); any thread. */
 void guest_stats(struct guest *g, struct wire_stats *out);
 
 #endif /* VMM_GUESTCALL_GUEST_H */

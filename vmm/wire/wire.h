@@ -8,7 +8,8 @@
  * number, with WIRE_REPLY set in the type and status 0 or -errno; on an error
  * the payload is a plain-text reason. Lists of runs and bitmaps travel as
  * memfds, whose size the receiver takes from the kernel; the receiver copies
- * them before it checks them.
+ * them before it checks them. A payload that is a name is FIRN_NAME_MAX bytes,
+ * the rest of them NUL.
  *
  * The broker believes nothing in here: every number is checked against what it
  * knows or the kernel says.
@@ -31,35 +32,37 @@
 
 enum wire_type {
 	/* broker -> monitor */
-	WIRE_LAUNCH = 1, /* wire_launch + blob; fds: elf, stdin, stdout, stderr */
-	WIRE_FREEZE,     /* wire_place -> wire_frozen; fds: wire_frozen */
-	WIRE_LAYERS,     /* more layer fds for the WIRE_MAP that follows; no reply
-	                  */
-	WIRE_MAP,        /* wire_map; fds: runs memfd, layers -> wire_mapped */
-	WIRE_UNMAP,      /* wire_place -> */
-	WIRE_PAUSE,      /* -> */
-	WIRE_RESUME,     /* -> */
-	WIRE_KILL,       /* no reply but the monitor's end */
-	WIRE_SEGMENTS,   /* -> wire_segment[] */
-	WIRE_DIRTY,      /* wire_dirty -> wire_dirtied; fds: bitmap memfd */
-	WIRE_STATS,      /* -> wire_stats */
-	WIRE_SEVER,      /* wire_place -> wire_frozen; fds: as WIRE_FREEZE */
+	WIRE_LAUNCH =
+	    1,         /* wire_launch + blob; fds: elf, stdin, stdout, stderr */
+	WIRE_FREEZE,   /* wire_place -> wire_frozen; fds: wire_frozen */
+	WIRE_LAYERS,   /* more layer fds for the WIRE_MAP that follows; no reply
+			*/
+	WIRE_MAP,      /* wire_map; fds: runs memfd, layers -> wire_mapped */
+	WIRE_UNMAP,    /* wire_place -> */
+	WIRE_PAUSE,    /* -> */
+	WIRE_RESUME,   /* -> */
+	WIRE_KILL,     /* no reply but the monitor's end */
+	WIRE_SEGMENTS, /* -> wire_segment[] */
+	WIRE_DIRTY,    /* wire_dirty -> wire_dirtied; fds: bitmap memfd */
+	WIRE_STATS,    /* -> wire_stats */
+	WIRE_SEVER,    /* wire_place -> wire_frozen; fds: as WIRE_FREEZE */
 	/* monitor -> broker */
-	WIRE_READY,     /* wire_ready: confined, waits for WIRE_LAUNCH; no reply */
-	WIRE_STARTED,   /* the program runs from now on; no reply */
-	WIRE_EXITED,    /* wire_exited + report text; no reply; last message */
-	WIRE_SEG_MADE,  /* wire_segment: the guest made one; no reply */
-	WIRE_SEG_GONE,  /* wire_place: the guest unmapped a view; no reply */
-	WIRE_G_FREEZE,  /* wire_gfreeze -> cap in status, struct firn_frozen */
-	WIRE_G_SEVER,   /* the same */
-	WIRE_G_MAP,     /* wire_gmap -> struct firn_segment */
-	WIRE_G_LOOKUP,  /* name -> cap in status */
+	WIRE_READY, /* wire_ready: confined, waits for WIRE_LAUNCH; no reply */
+	WIRE_STARTED,    /* the program runs from now on; no reply */
+	WIRE_EXITED,     /* wire_exited + report text; no reply; last message */
+	WIRE_SEG_MADE,   /* wire_segment: the guest made one; no reply */
+	WIRE_SEG_GONE,   /* wire_place: the guest unmapped a view; no reply */
+	WIRE_G_FREEZE,   /* wire_gfreeze -> cap in status, struct firn_frozen */
+	WIRE_G_SEVER,    /* the same */
+	WIRE_G_MAP,      /* wire_gmap -> struct firn_segment */
+	WIRE_G_LOOKUP,   /* name -> cap in status */
 	WIRE_G_DESCRIBE, /* wire_gcap -> struct firn_cap_info */
-	WIRE_G_DIFF,    /* wire_gdiff -> struct firn_pages; fds: extents memfd */
-	WIRE_G_DERIVE,  /* wire_gcap -> cap in status */
-	WIRE_G_DROP,    /* wire_gcap -> */
-	WIRE_G_OPEN,    /* name -> wire_opened; fds: runs memfd, layers: /snap/NAME
-	                 */
+	/* wire_gdiff -> struct firn_pages; fds: memfd of struct firn_extent */
+	WIRE_G_DIFF,
+	WIRE_G_DERIVE, /* wire_gcap -> cap in status */
+	WIRE_G_DROP,   /* wire_gcap -> */
+	WIRE_G_OPEN, /* name -> wire_opened; fds: runs memfd, layers: /snap/NAME
+		      */
 	WIRE_TYPE_END
 };
 
@@ -183,14 +186,14 @@ struct wire_ready {
 };
 
 struct wire_exited {
-	int32_t status; /* as a shell would give: 0..255 */
+	int32_t status;  /* as a shell would give: 0..255 */
 	uint32_t reason; /* enum wire_exit_reason */
 	uint64_t rip;
 	uint64_t address; /* that faulted, or 0 */
 	uint64_t snapshot;
 	uint32_t segment; /* UINT32_MAX: none */
 	uint32_t ncode;
-	uint8_t code[16]; /* bytes at rip, for the client to disassemble */
+	uint8_t code[16];  /* bytes at rip, for the client to disassemble */
 	uint64_t regs[16]; /* rax rbx rcx rdx rsi rdi rsp rbp r8..r15 */
 	uint64_t rflags;
 	uint64_t enosys;

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * firn_guest: firn's own calls, for programs that run as firn guests.
+ *
+ * Every function is one system call of shared/abi/guestcall.h. They return
+ * what the call returns: 0 or a positive result, or a negative errno value
+ * (errno itself is not touched); firn_check() turns that into the style of
+ * libc. Outside a firn guest all of them return -ENOSYS, as does a version of
+ * firn that lacks a call, so firn_version() tells a program where it runs.
+ *
+ * Capabilities are small non-negative numbers in the guest's own table;
+ * segments have ids in the guest's own memory. Memory of segments and views
+ * starts at (void *)segment.va.
+ *
+ * Any function may also return
+ *   -EFAULT  an argument points where the program has no memory
+ *   -EINTR   the guest is being killed
+ *   -EPIPE   the broker is gone
+ */
+#ifndef GUEST_LIB_FIRN_GUEST_H
+#define GUEST_LIB_FIRN_GUEST_H
+
+#include <stdint.h>
+
+#ifdef FIRN_GUEST_INSTALLED
+#include "guestcall.h"
+#else
+#include "shared/abi/guestcall.h"
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The call itself: number and six arguments, -errno on failure. */
+static inline long firn_syscall(long nr, uint64_t a, uint64_t b, uint64_t c,
+    uint64_t d, uint64_t e, uint64_t f)
+{
+	register uint64_t r10 __asm__("r10") = d;
+	register uint64_t r8 __asm__("r8") = e;
+	register uint64_t r9 __asm__("r9") = f;
+	long ret;
+
+	__asm__ volatile(
+	    "syscall"
+	    : "=a"(ret)
+	    : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+	    : "rcx", "r11", "memory");
+	return ret;
+}
+
+/* (ret) as libc would have it: -1 with errno set where (ret) is an error. */
+long firn_check(long ret);
+
+/* FIRN_ABI_VERSION of the monitor; -ENOSYS: this is no firn guest. */
+long firn_version(void);
+
+/*
+ * Make segment (name) of (size) zero bytes; *out tells where it is. (name) is
+ * 1..FIRN_NAME_MAX-1 bytes. -EINVAL (size 0 or not page-aligned, name),
+ * -EEXIST, -ENOSPC (too many), -ENOMEM.
+ */
+int firn_segment_make(
+    const char *name, uint64_t size, struct firn_segment *out);
+/* Find a segment or view by name, the program's memory being "ram"; -ENOENT. */
+int firn_segment_find(const char *name, struct firn_segment *out);
+
+/*
+ * Freeze segment (id): a capability for a snapshot of it at one instant. (name)
+ * and (out) may be NULL. -ENOENT, -EPERM (a read-only view), -EEXIST (name),
+ * -EBUSY (sealing failed: ask again).
+ */
+int firn_freeze(uint32_t id, const char *name, struct firn_frozen *out);
+/* The same, and the segment reads zero from then on. */
+int firn_sever(uint32_t id, const char *name, struct firn_frozen *out);
+
+/*
+ * Show the snapshot (cap) as a new view, at guest-physical (gpa), a multiple of
+ * 2 MiB, or where there is room when 0. -EBADF (cap), -EACCES (rights),
+ * -EEXIST (the address is taken), -ENOSPC.
+ */
+int firn_map(
+    int cap, enum firn_map_mode mode, uint64_t gpa, struct firn_segment *out);
+/* Take a view away. -ENOENT, -EPERM (a segment, not a view). */
+int firn_unmap(uint32_t view);
+
+/* The capability given or frozen under (name); -ENOENT. */
+int firn_lookup(const char *name);
+/* What (cap) names and what it permits; -EBADF. */
+int firn_describe(int cap, struct firn_cap_info *out);
+
+/*
+ * The pages that differ between snapshots (a) and (b), as at most (max) extents
+ * in (buf); (out) counts all. flags: FIRN_EXACT. -EBADF, -EACCES, -EINVAL (of
+ * different size), -E2BIG (max beyond FIRN_EXTENTS_MAX).
+ */
+int firn_diff(int a, int b, uint32_t flags, struct firn_extent *buf,
+    uint32_t max, struct firn_pages *out);
+
+/*
+ * The pages of segment (id) written since cursor (name) last advanced; an
+ * unknown name starts now, with none. flags: FIRN_PEEK leaves the cursor where
+ * it is. Pages only read may be among them. -ENOENT, -EINVAL, -ENOSPC (too many
+ * cursors), -ENOTSUP (FIRN_EXACT: diff two snapshots instead).
+ */
+int firn_dirty(uint32_t id, const char *cursor, uint32_t flags,
+    struct firn_extent *buf, uint32_t max, struct firn_pages *out);
+
+/* A copy of (cap) with (rights) of its own at most; -EBADF, -EACCES. */
+int firn_derive(int cap, uint32_t rights);
+int firn_drop(int cap);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* GUEST_LIB_FIRN_GUEST_H */
