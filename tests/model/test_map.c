@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Random sequences of map_apply() against arrays that say where each page is.
+ * FIRN_SEED repeats a run, which prints its seed.
+ */
+#include "vmm/map/map.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tests/unit/unit.h"
+
+#define NPAGES_MAX 700
+#define NMAPS      6
+#define NLAYERS    5
+#define NRUNS_MAX  12
+#define ROUNDS     40
+#define STEPS      150
+
+struct spot {
+	uint32_t layer;
+	uint64_t index;
+};
+
+struct world {
+	uint64_t rng;
+	uint64_t npages;
+	long left; /* allocations until one fails; negative: never */
+	long alive;
+	long count[NLAYERS];
+	struct map_ops ops;
+	struct map_store st;
+	struct map map[NMAPS];
+	struct spot model[NMAPS][NPAGES_MAX];
+};
+
+static uint64_t rnd(struct world *w, uint64_t below)
+{
+	w->rng ^= w->rng << 13;
+	w->rng ^= w->rng >> 7;
+	w->rng ^= w->rng << 17;
+	return w->rng % below;
+}
+
+static void *world_alloc(void *ctx, size_t len)
+{
+	struct world *w = ctx;
+
+	if (w->left == 0)
+		return NULL;
+	if (w->left > 0)
+		w->left--;
+	w->alive++;
+	return malloc(len);
+}
+
+static void world_free(void *ctx, void *p, size_t len)
+{
+	(void)len;
+	((struct world *)ctx)->alive--;
+	free(p);
+}
+
+static void world_get(void *ctx, uint32_t layer)
+{
+	((struct world *)ctx)->count[layer]++;
+}
+
+static void world_put(void *ctx, uint32_t layer)
+{
+	((struct world *)ctx)->count[layer]--;
+}
+
+/* Sorted runs with gaps; half of them continue the layout of their layer, so
+ * that entries join. */
+static size_t random_runs(struct world *w, struct page_run *r)
+{
+	uint64_t page = rnd(w, w->npages);
+	uint64_t longest = 1 + rnd(w, w->npages);
+	size_t n = 0;
+
+	while (n < NRUNS_MAX && page < w->npages) {
+		uint64_t len = 1 + rnd(w, longest);
+		uint32_t layer = (uint32_t)rnd(w, NLAYERS + 1);
+
+		if (len > w->npages - page)
+			len = w->npages - page;
+		if (layer == NLAYERS)
+			r[n] = (struct page_run){
+			    .page = page, .npages = len, .layer = RUN_ZERO};
+		else
+			r[n] = (struct page_run){.page = page,
+			    .npages = len,
+			    .layer = layer,
+			    .index = rnd(w, 2) ? page : rnd(w, 1000)};
+		page += len + (rnd(w, 2) ? 0 : rnd(w, longest));
+		n++;
+	}
+	return n;
+}
+
+static void model_apply(struct spot *model, const struct page_run *r, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		for (uint64_t p = 0; p < r[i].npages; p++)
+			model[r[i].page + p] = (struct spot){r[i].layer,
+			    r[i].layer == RUN_ZERO ? 0 : r[i].index + p};
+}
+
+static bool same_spot(const struct spot *a, const struct spot *b)
+{
+	return a->layer == b->layer && a->index == b->index;
+}
+
+struct walked {
+	const struct spot *model;
+	uint64_t next;
+	struct page_run last;
+};
+
+static int check_run(void *ctx, const struct page_run *r)
+{
+	struct walked *k = ctx;
+
+	assert_int_equal(r->page, k->next);
+	assert_true(r->npages > 0);
+	/* Maximal: it does not continue the one before. */
+	if (k->last.npages != 0 && k->last.layer == r->layer)
+		assert_true(r->layer != RUN_ZERO &&
+			    k->last.index + k->last.npages != r->index);
+	for (uint64_t p = 0; p < r->npages; p++) {
+		const struct spot s = {
+		    r->layer, r->layer == RUN_ZERO ? 0 : r->index + p};
+
+		assert_true(same_spot(&s, &k->model[r->page + p]));
+	}
+	k->next = r->page + r->npages;
+	k->last = *r;
+	return 0;
+}
+
+static void check_walk(struct world *w, int i)
+{
+	uint64_t first = rnd(w, w->npages);
+	uint64_t len = rnd(w, w->npages - first + 1);
+	struct walked k = {.model = w->model[i]};
+
+	assert_int_equal(map_walk(&w->map[i], 0, w->npages, check_run, &k), 0);
+	assert_int_equal(k.next, w->npages);
+	k = (struct walked){.model = w->model[i], .next = first};
+	assert_int_equal(map_walk(&w->map[i], first, len, check_run, &k), 0);
+	assert_int_equal(k.next, first + len);
+}
+
+static void check_lookup(struct world *w, int i)
+{
+	for (uint64_t p = 0; p < w->npages; p++) {
+		struct page_run r;
+		uint64_t last;
+		struct spot s;
+
+		assert_int_equal(map_lookup(&w->map[i], p, &r), 0);
+		last = r.npages - 1;
+		assert_true(p + last < w->npages);
+		s = (struct spot){r.layer, r.index};
+		assert_true(same_spot(&s, &w->model[i][p]));
+		if (r.layer != RUN_ZERO)
+			s.index += last;
+		assert_true(same_spot(&s, &w->model[i][p + last]));
+	}
+}
+
+struct differed {
+	const struct world *w;
+	int a;
+	int b;
+	uint64_t next; /* pages below were compared */
+};
+
+static void expect_equal(struct differed *d, uint64_t to)
+{
+	for (; d->next < to; d->next++)
+		assert_true(same_spot(
+		    &d->w->model[d->a][d->next], &d->w->model[d->b][d->next]));
+}
+
+static int check_extent(void *ctx, uint64_t page, uint64_t npages)
+{
+	struct differed *d = ctx;
+
+	/* Maximal: one page at least is equal between two extents. */
+	assert_true(page > d->next || d->next == 0);
+	expect_equal(d, page);
+	for (; d->next < page + npages; d->next++)
+		assert_false(same_spot(
+		    &d->w->model[d->a][d->next], &d->w->model[d->b][d->next]));
+	return 0;
+}
+
+static void check_diff(struct world *w, int a, int b)
+{
+	struct differed d = {.w = w, .a = a, .b = b};
+
+	assert_int_equal(
+	    map_diff(&w->map[a], &w->map[b], check_extent, &d, NULL), 0);
+	expect_equal(&d, w->npages);
+}
+
+/* A layer is counted exactly when a map reaches it. */
+static void check_counts(const struct world *w)
+{
+	bool reached[NLAYERS] = {false};
+
+	for (int i = 0; i < NMAPS; i++)
+		for (uint64_t p = 0; p < w->npages; p++)
+			if (w->model[i][p].layer != RUN_ZERO)
+				reached[w->model[i][p].layer] = true;
+	for (int l = 0; l < NLAYERS; l++)
+		assert_int_equal(w->count[l] > 0, reached[l]);
+}
+
+/* Replace map (to) by (from) with random runs over it; sometimes memory fails
+ * somewhere on the way first. */
+static void step(struct world *w)
+{
+	int from = (int)rnd(w, NMAPS);
+	int to = (int)rnd(w, NMAPS);
+	struct page_run r[NRUNS_MAX];
+	size_t n = random_runs(w, r);
+	struct map next;
+
+	if (rnd(w, 4) == 0) {
+		long alive = w->alive;
+
+		w->left = (long)rnd(w, 20);
+		if (map_apply(&w->st, &w->map[from], r, n, &next) == 0)
+			map_put(&w->st, &next);
+		w->left = -1;
+		assert_int_equal(w->alive, alive);
+	}
+	assert_int_equal(map_apply(&w->st, &w->map[from], r, n, &next), 0);
+	map_put(&w->st, &w->map[to]);
+	w->map[to] = next;
+	memmove(w->model[to], w->model[from], sizeof(w->model[to]));
+	model_apply(w->model[to], r, n);
+	check_walk(w, to);
+	check_lookup(w, to);
+	check_diff(w, from, to);
+	check_diff(w, to, (int)rnd(w, NMAPS));
+	check_counts(w);
+	assert_int_equal(w->st.nnodes, w->alive);
+}
+
+static void play_round(struct world *w)
+{
+	w->npages = 1 + rnd(w, NPAGES_MAX);
+	for (int i = 0; i < NMAPS; i++) {
+		assert_int_equal(map_zero(w->npages, &w->map[i]), 0);
+		for (uint64_t p = 0; p < NPAGES_MAX; p++)
+			w->model[i][p] = (struct spot){RUN_ZERO, 0};
+	}
+	for (int i = 0; i < STEPS; i++)
+		step(w);
+	for (int i = 0; i < NMAPS; i++)
+		map_put(&w->st, &w->map[i]);
+	assert_int_equal(w->alive, 0);
+	for (int l = 0; l < NLAYERS; l++)
+		assert_int_equal(w->count[l], 0);
+}
+
+static void test_against_arrays(void **state)
+{
+	const char *given = getenv("FIRN_SEED");
+	uint64_t seed =
+	    given != NULL ? strtoull(given, NULL, 0) : (uint64_t)time(NULL);
+	struct world *w = calloc(1, sizeof(*w));
+
+	(void)state;
+	assert_non_null(w);
+	printf("model map: FIRN_SEED=%llu\n", (unsigned long long)seed);
+	w->rng = seed * 0x9e3779b97f4a7c15ULL | 1;
+	w->left = -1;
+	w->ops =
+	    (struct map_ops){world_alloc, world_free, world_get, world_put, w};
+	map_store_init(&w->st, &w->ops);
+	for (int i = 0; i < ROUNDS; i++)
+		play_round(w);
+	free(w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_against_arrays),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An entry is one 64-bit word: 0 says that its span reads as zero; bit 0 set,
+ * that it is contiguous in a layer (layer in the upper half, index of the
+ * span's first page in bits 1..28); else it is the address of a node, which
+ * divides the span by MAP_FANOUT. Pages beyond npages do not exist: the last
+ * spans are clipped there, and entries of spans wholly beyond are 0.
+ *
+ * Trees are in normal form: there is no node whose existing pages one entry
+ * could describe. A small fan-out costs least memory for scattered changes
+ * (122 bytes a changed page with 4, 215 with 16).
+ */
+#include "vmm/map/map.h"
+
+#include <errno.h>
+#include <stdbool.h>
+
+#include "shared/status.h"
+
+#define MAP_FANOUT_SHIFT 2
+#define MAP_FANOUT       (1u << MAP_FANOUT_SHIFT)
+#define INDEX_BITS       28
+#define INDEX_MAX        (1ULL << INDEX_BITS)
+
+struct node {
+	uint64_t refs;
+	uint64_t child[MAP_FANOUT];
+};
+
+_Static_assert(_Alignof(struct node) >= 2, "bit 0 of a node's address is free");
+
+static bool entry_is_run(uint64_t e)
+{
+	return (e & 1) != 0;
+}
+
+static bool entry_is_node(uint64_t e)
+{
+	return e != 0 && !entry_is_run(e);
+}
+
+static struct node *entry_node(uint64_t e)
+{
+	return (struct node *)(uintptr_t)e;
+}
+
+static uint32_t entry_layer(uint64_t e)
+{
+	return entry_is_run(e) ? (uint32_t)(e >> 32) : RUN_ZERO;
+}
+
+static uint64_t entry_index(uint64_t e)
+{
+	return entry_is_run(e) ? (e >> 1) & (INDEX_MAX - 1) : 0;
+}
+
+static uint64_t entry_of(uint32_t layer, uint64_t index)
+{
+	if (layer == RUN_ZERO)
+		return 0;
+	return ((uint64_t)layer << 32) | (index << 1) | 1;
+}
+
+/* Pages that an entry at (level) covers; pages have level 0. */
+static uint64_t level_span(unsigned level)
+{
+	return 1ULL << (level * MAP_FANOUT_SHIFT);
+}
+
+static unsigned root_level(uint64_t npages)
+{
+	unsigned level = 0;
+
+	while (level_span(level) < npages)
+		level++;
+	return level;
+}
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/*
+ * What (e), at (level) from page (start), says of its child (i), whether it is
+ * a node or not. Borrowed.
+ */
+static uint64_t child_entry(
+    uint64_t e, unsigned level, uint64_t start, unsigned i, uint64_t npages)
+{
+	uint64_t off = i * level_span(level - 1);
+
+	if (entry_is_node(e))
+		return entry_node(e)->child[i];
+	if (e == 0 || start + off >= npages)
+		return 0;
+	return entry_of(entry_layer(e), entry_index(e) + off);
+}
+
+static uint64_t entry_get(struct map_store *st, uint64_t e)
+{
+	if (entry_is_node(e))
+		entry_node(e)->refs++;
+	else if (e != 0 && st->ops->layer_get != NULL)
+		st->ops->layer_get(st->ops->ctx, entry_layer(e));
+	return e;
+}
+
+/* Recursion is as deep as the tree: 20 levels at most. */
+static void entry_put(struct map_store *st, uint64_t e)
+{
+	struct node *nd;
+
+	if (!entry_is_node(e)) {
+		if (e != 0 && st->ops->layer_put != NULL)
+			st->ops->layer_put(st->ops->ctx, entry_layer(e));
+		return;
+	}
+	nd = entry_node(e);
+	if (--nd->refs != 0)
+		return;
+	for (unsigned i = 0; i < MAP_FANOUT; i++)
+		entry_put(st, nd->child[i]);
+	st->ops->free(st->ops->ctx, nd, sizeof(*nd));
+	st->nnodes--;
+	st->nbytes -= sizeof(*nd);
+}
+
+void map_store_init(struct map_store *st, const struct map_ops *ops)
+{
+	*st = (struct map_store){.ops = ops};
+}
+
+int map_zero(uint64_t npages, struct map *out)
+{
+	if (npages == 0 || npages > MAP_NPAGES_MAX)
+		return -EINVAL;
+	*out = (struct map){.npages = npages};
+	return 0;
+}
+
+struct map map_get(struct map_store *st, const struct map *m)
+{
+	entry_get(st, m->entry);
+	return *m;
+}
+
+void map_put(struct map_store *st, struct map *m)
+{
+	entry_put(st, m->entry);
+	*m = (struct map){0};
+}
+
+/* --- apply ---------------------------------------------------------------- */
+
+struct apply {
+	struct map_store *st;
+	const struct page_run *run; /* the first that is not used up */
+	const struct page_run *end;
+	uint64_t npages;
+};
+
+static void put_children(struct map_store *st, const uint64_t *child)
+{
+	for (unsigned i = 0; i < MAP_FANOUT; i++)
+		entry_put(st, child[i]);
+}
+
+static bool same_children(uint64_t old, const uint64_t *child)
+{
+	if (!entry_is_node(old))
+		return false;
+	for (unsigned i = 0; i < MAP_FANOUT; i++)
+		if (entry_node(old)->child[i] != child[i])
+			return false;
+	return true;
+}
+
+/* Whether one entry, the first child's, describes the whole span. */
+static bool is_uniform(const struct apply *ap, const uint64_t *child,
+    unsigned level, uint64_t start)
+{
+	if (entry_is_node(child[0]))
+		return false;
+	for (unsigned i = 1; i < MAP_FANOUT; i++)
+		if (child[i] !=
+		    child_entry(child[0], level, start, i, ap->npages))
+			return false;
+	return true;
+}
+
+/*
+ * The entry that stands for (child), which it takes over: what there was, one
+ * entry, or a new node. False: no memory, and the children were put.
+ */
+static bool join_children(struct apply *ap, uint64_t old, unsigned level,
+    uint64_t start, const uint64_t *child, uint64_t *out)
+{
+	struct map_store *st = ap->st;
+	struct node *nd;
+
+	if (same_children(old, child)) {
+		*out = entry_get(st, old);
+		put_children(st, child);
+		return true;
+	}
+	if (is_uniform(ap, child, level, start)) {
+		*out = entry_get(st, child[0]);
+		put_children(st, child);
+		return true;
+	}
+	nd = st->ops->alloc(st->ops->ctx, sizeof(*nd));
+	if (nd == NULL) {
+		put_children(st, child);
+		return false;
+	}
+	st->nnodes++;
+	st->nbytes += sizeof(*nd);
+	nd->refs = 1;
+	for (unsigned i = 0; i < MAP_FANOUT; i++)
+		nd->child[i] = child[i];
+	*out = (uint64_t)(uintptr_t)nd;
+	return true;
+}
+
+/* The span from (start) at (level), (old) so far, with the runs put over it. */
+static bool apply_span(struct apply *ap, uint64_t old, unsigned level,
+    uint64_t start, uint64_t *out)
+{
+	uint64_t end = min_u64(start + level_span(level), ap->npages);
+	uint64_t child[MAP_FANOUT] = {0};
+	const struct page_run *r;
+
+	while (ap->run < ap->end && ap->run->page + ap->run->npages <= start)
+		ap->run++;
+	r = ap->run;
+	if (r == ap->end || r->page >= end) {
+		*out = entry_get(ap->st, old);
+		return true;
+	}
+	if (r->page <= start && r->page + r->npages >= end) {
+		*out = entry_get(
+		    ap->st, entry_of(r->layer, r->index + (start - r->page)));
+		return true;
+	}
+	for (unsigned i = 0; i < MAP_FANOUT; i++) {
+		uint64_t was = child_entry(old, level, start, i, ap->npages);
+
+		if (!apply_span(ap, was, level - 1,
+			start + i * level_span(level - 1), &child[i])) {
+			put_children(ap->st, child);
+			return false;
+		}
+	}
+	return join_children(ap, old, level, start, child, out);
+}
+
+static int check_indices(const struct page_run *r, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (r[i].layer != RUN_ZERO &&
+		    r[i].index + r[i].npages > INDEX_MAX)
+			return -ST_RANGE;
+	return 0;
+}
+
+int map_apply(struct map_store *st, const struct map *base,
+    const struct page_run *runs, size_t n, struct map *out)
+{
+	struct apply ap = {
+	    .st = st, .run = runs, .end = runs + n, .npages = base->npages};
+	uint64_t entry;
+	int rc = run_list_check(runs, n, base->npages);
+
+	if (rc == 0)
+		rc = check_indices(runs, n);
+	if (rc != 0)
+		return rc;
+	if (!apply_span(&ap, base->entry, root_level(base->npages), 0, &entry))
+		return -ENOMEM;
+	*out = (struct map){.npages = base->npages, .entry = entry};
+	return 0;
+}
+
+/* --- read ----------------------------------------------------------------- */
+
+int map_lookup(const struct map *m, uint64_t page, struct page_run *out)
+{
+	unsigned level = root_level(m->npages);
+	uint64_t e = m->entry;
+	uint64_t start = 0;
+	uint64_t end;
+
+	if (page >= m->npages)
+		return -ERANGE;
+	while (entry_is_node(e)) {
+		uint64_t span = level_span(--level);
+		uint64_t i = (page - start) / span;
+
+		e = entry_node(e)->child[i];
+		start += i * span;
+	}
+	end = min_u64(start + level_span(level), m->npages);
+	*out = (struct page_run){
+	    .page = page,
+	    .npages = end - page,
+	    .index = e == 0 ? 0 : entry_index(e) + (page - start),
+	    .layer = entry_layer(e),
+	};
+	return 0;
+}
+
+struct walk {
+	uint64_t first;
+	uint64_t end;
+	struct page_run run; /* not yet reported; npages 0: none */
+	map_run_fn *fn;
+	void *ctx;
+};
+
+static bool continues(const struct page_run *a, const struct page_run *b)
+{
+	return a->layer == b->layer &&
+	       (a->layer == RUN_ZERO || a->index + a->npages == b->index);
+}
+
+static int walk_flush(struct walk *w)
+{
+	int rc = w->run.npages == 0 ? 0 : w->fn(w->ctx, &w->run);
+
+	w->run.npages = 0;
+	return rc < 0 ? rc : 0;
+}
+
+static int walk_add(struct walk *w, const struct page_run *r)
+{
+	int rc;
+
+	if (w->run.npages != 0 && continues(&w->run, r)) {
+		w->run.npages += r->npages;
+		return 0;
+	}
+	rc = walk_flush(w);
+	w->run = *r;
+	return rc;
+}
+
+static int walk_span(struct walk *w, uint64_t e, unsigned level, uint64_t start)
+{
+	uint64_t end = start + level_span(level);
+	uint64_t from = start > w->first ? start : w->first;
+	uint64_t to = min_u64(end, w->end);
+	struct page_run r;
+
+	if (from >= to)
+		return 0;
+	if (entry_is_node(e)) {
+		for (unsigned i = 0; i < MAP_FANOUT; i++) {
+			int rc = walk_span(w, entry_node(e)->child[i],
+			    level - 1, start + i * level_span(level - 1));
+
+			if (rc < 0)
+				return rc;
+		}
+		return 0;
+	}
+	r = (struct page_run){
+	    .page = from,
+	    .npages = to - from,
+	    .index = e == 0 ? 0 : entry_index(e) + (from - start),
+	    .layer = entry_layer(e),
+	};
+	return walk_add(w, &r);
+}
+
+int map_walk(const struct map *m, uint64_t first, uint64_t npages,
+    map_run_fn *fn, void *ctx)
+{
+	struct walk w = {.first = first, .fn = fn, .ctx = ctx};
+	int rc;
+
+	if (__builtin_add_overflow(first, npages, &w.end) || w.end > m->npages)
+		return -ERANGE;
+	rc = walk_span(&w, m->entry, root_level(m->npages), 0);
+	return rc < 0 ? rc : walk_flush(&w);
+}
+
+/* --- diff ----------------------------------------------------------------- */
+
+struct diff {
+	uint64_t npages;
+	uint64_t nodes;
+	uint64_t from; /* not yet reported: [from, to) */
+	uint64_t to;
+	map_diff_fn *fn;
+	void *ctx;
+};
+
+static int diff_flush(struct diff *d)
+{
+	int rc = 0;
+
+	if (d->from < d->to && d->fn != NULL)
+		rc = d->fn(d->ctx, d->from, d->to - d->from);
+	return rc < 0 ? rc : 0;
+}
+
+static int diff_add(struct diff *d, uint64_t from, uint64_t to)
+{
+	int rc;
+
+	if (d->to == from) {
+		d->to = to;
+		return 0;
+	}
+	rc = diff_flush(d);
+	d->from = from;
+	d->to = to;
+	return rc;
+}
+
+/*
+ * Entries that are equal show the same. Where neither is a node and they are
+ * not, every page of the span differs.
+ */
+static int diff_span(
+    struct diff *d, uint64_t a, uint64_t b, unsigned level, uint64_t start)
+{
+	uint64_t span;
+
+	if (a == b || start >= d->npages)
+		return 0;
+	if (!entry_is_node(a) && !entry_is_node(b))
+		return diff_add(
+		    d, start, min_u64(start + level_span(level), d->npages));
+	d->nodes += (uint64_t)entry_is_node(a) + entry_is_node(b);
+	span = level_span(level - 1);
+	for (unsigned i = 0; i < MAP_FANOUT; i++) {
+		int rc =
+		    diff_span(d, child_entry(a, level, start, i, d->npages),
+			child_entry(b, level, start, i, d->npages), level - 1,
+			start + i * span);
+
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+int map_diff(const struct map *a, const struct map *b, map_diff_fn *fn,
+    void *ctx, uint64_t *nodes_visited)
+{
+	struct diff d = {.npages = a->npages, .fn = fn, .ctx = ctx};
+	int rc;
+
+	if (a->npages != b->npages)
+		return -EINVAL;
+	rc = diff_span(&d, a->entry, b->entry, root_level(a->npages), 0);
+	if (rc == 0)
+		rc = diff_flush(&d);
+	if (nodes_visited != NULL)
+		*nodes_visited = d.nodes;
+	return rc;
+}
