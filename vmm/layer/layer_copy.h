@@ -49,7 +49,7 @@ int layer_copy_runs(const struct page_run *runs, size_t n, const int *layer_fd,
  * pages in the same order, as two map_walk() over the same ranges do; they
  * need not be cut alike. Calls (fn) with each maximal run of pages whose bytes
  * differ; a negative return of it ends the work and is returned.
- *   -EINVAL     the lists cover different pages; a layer number
+ *   -EINVAL     the lists cover different pages; a layer number; -EFBIG
  *   -ERANGE, -ECANCELED, -ENOMEM, errno of pread(2)
  */
 typedef int layer_differ_fn(void *ctx, uint64_t page, uint64_t npages);
