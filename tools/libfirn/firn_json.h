@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* firn_json: firn.h's calls with jansson values instead of text. */
+#ifndef TOOLS_LIBFIRN_FIRN_JSON_H
+#define TOOLS_LIBFIRN_FIRN_JSON_H
+
+#include <jansson.h>
+
+#include "tools/libfirn/firn.h"
+
+/*
+ * As firn_call(). Takes over the reference to (params), which may be NULL.
+ * *result is a new reference; (fds) gets the descriptors, at most *nfds of
+ * them, and *nfds their number; with fds NULL those that come are closed. More
+ * than there is room for: -EPROTO.
+ */
+FIRN_API int firn_call_json(struct firn *c, const char *method, json_t *params,
+    const int *send, size_t nsend, json_t **result, int *fds, size_t *nfds,
+    struct firn_error *e);
+/* As firn_call_async() and firn_wait_reply(). */
+FIRN_API int firn_call_async_json(struct firn *c, const char *method,
+    json_t *params, const int *send, size_t nsend, uint64_t *id,
+    struct firn_error *e);
+FIRN_API int firn_wait_reply_json(struct firn *c, uint64_t id, int timeout_ms,
+    json_t **result, int *fds, size_t *nfds, struct firn_error *e);
+/* As firn_wait_event(); *method is to be freed, *params a new reference. */
+FIRN_API int firn_wait_event_json(struct firn *c, int timeout_ms, char **method,
+    json_t **params, struct firn_error *e);
+
+#endif /* TOOLS_LIBFIRN_FIRN_JSON_H */
