@@ -48,6 +48,7 @@ const struct map_ops *layer_set_map_ops(struct layer_set *set);
  *   -EPERM   not sealed with exactly F_SEAL_WRITE|SHRINK|GROW|SEAL
  *   -ERANGE  smaller than claimed, or larger than LAYER_NPAGES_MAX
  *   -ENOSPC  LAYERS_MAX
+ *   -EBADF   not open
  *   -ENOMEM, -EMFILE, -ENFILE, another errno of fstat(2) or open(2)
  * On failure the set is as it was.
  */
