@@ -246,7 +246,7 @@ int layer_adopt(
     struct layer_set *set, int fd, uint64_t npages, uint32_t *id, struct err *e)
 {
 	AUTO_CLOSE int given = fd;
-	uint64_t has;
+	uint64_t has = 0;
 	uint32_t i;
 	int ro;
 	int rc = check_sealed(given, e);
