@@ -22,7 +22,7 @@
 
 /* Where programs may be: above the null guard, below what the kernel uses. */
 #define ELF_VA_MIN 0x10000ULL
-#define ELF_VA_MAX 0x0f0000000000ULL
+#define ELF_VA_MAX 0x0a0000000000ULL
 /* Where a static-PIE program is put. */
 #define ELF_PIE_BASE 0x555555554000ULL
 

@@ -68,7 +68,7 @@ uint64_t *pg_find(struct paging *p, uint64_t va, uint64_t *len)
 	uint64_t *entry = pg_pde(p, va, false);
 
 	*len = LEAF_SIZE;
-	if (entry && !(*entry & PTE_HUGE)) {
+	if (entry && (*entry & PTE_P) && !(*entry & PTE_HUGE)) {
 		*len = PAGE_SIZE;
 		entry = pg_pte(p, va, false);
 	}

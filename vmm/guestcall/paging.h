@@ -44,7 +44,8 @@ uint64_t *pg_pde(struct paging *p, uint64_t va, bool create);
 /* The page table entry of (va); NULL also in a slot for 2 MiB entries. */
 uint64_t *pg_pte(struct paging *p, uint64_t va, bool create);
 
-/* The entry that holds (va)'s frame, with the frame's size in *len; NULL. */
+/* The entry that holds (va)'s frame; NULL. *len: the size of the frame, or how
+ * much around (va), aligned, has none. */
 uint64_t *pg_find(struct paging *p, uint64_t va, uint64_t *len);
 
 #endif /* VMM_GUESTCALL_PAGING_H */
