@@ -29,8 +29,8 @@
 #include "vmm/mem/gate.h"
 #include "vmm/mem/gmem.h"
 
-#define PLACES_MAX        32 /* of one VM, RAM and views counted */
-#define PLACE_CURSORS_MAX 8  /* dirty cursors of one place */
+#define PLACES_MAX        32           /* of one VM, RAM and views counted */
+#define PLACE_CURSORS_MAX 8            /* dirty cursors of one place */
 #define PLACE_NPAGES_MAX  (1ULL << 28) /* 1 TiB */
 
 enum place_kind {

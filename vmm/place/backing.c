@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "vmm/core/cleanup.h"
+#include "vmm/place/internal.h"
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+int backing_memfd(uint64_t npages)
+{
+	int fd AUTO_CLOSE =
+	    memfd_create("firn", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0 || ftruncate(fd, (off_t)(npages * PAGE_SIZE)) < 0)
+		return -errno;
+	return take_fd(&fd);
+}
+
+int backing_segment(uint64_t npages)
+{
+	int fd AUTO_CLOSE = backing_memfd(npages);
+
+	if (fd < 0)
+		return fd;
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0)
+		return -errno;
+	return take_fd(&fd);
+}
+
+unsigned char *backing_reserve(size_t len)
+{
+	size_t all = len + LEAF_SIZE;
+	unsigned char *raw = mmap(NULL, all, PROT_NONE,
+	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	size_t head;
+
+	if (raw == MAP_FAILED)
+		return NULL;
+	head = -(uintptr_t)raw & (LEAF_SIZE - 1);
+	if (head > 0)
+		(void)munmap(raw, head);
+	(void)munmap(raw + head + len, all - head - len);
+	return raw + head;
+}
+
+int backing_map_shared(unsigned char *hva, size_t len, int fd)
+{
+	void *m = mmap(hva, len, PROT_READ | PROT_WRITE,
+	    MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0);
+
+	return m == MAP_FAILED ? -errno : 0;
+}
+
+int backing_collapse(unsigned char *hva)
+{
+	/* The kernel collapses what has at least one page. */
+	(void)*(volatile unsigned char *)hva;
+	return madvise(hva, LEAF_SIZE, MADV_COLLAPSE) < 0 ? -errno : 0;
+}
+
+void place_back_chunk(struct place *p, uint64_t page)
+{
+	uint64_t chunk = page / LEAF_NPAGES;
+	uint64_t bit = 1ULL << (chunk % 64);
+
+	if (p->memfd < 0 || (chunk + 1) * LEAF_NPAGES > p->npages)
+		return;
+	if ((__atomic_fetch_or(&p->tried[chunk / 64], bit, __ATOMIC_RELAXED) &
+		bit) != 0)
+		return;
+	(void)backing_collapse(p->hva + chunk * LEAF_SIZE);
+}

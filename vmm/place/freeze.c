@@ -1,0 +1,667 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * lift, lay, seal.
+ *
+ *              never frozen (memfd shared)         frozen before
+ *   prepare    find and fill the data's chunks     make pending complete, make
+ *                                                  room for the copies
+ *   -- gate closed ------------------------------------------------------------
+ *   lift       check that nothing was added        harvest, copy what is dirty
+ *   lay back   private mapping of the memfd,       nothing: the private pages
+ *              holes anonymous                     go on showing it
+ *   (or empty  a fresh shared memfd in its stead, both)
+ *   -- gate open --------------------------------------------------------------
+ *   seal       the memfd                           the copies
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vmm/place/internal.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define IMMUTABLE (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+
+/* The guest goes on writing between the count and the pause: room for more. */
+#define ROOM_MORE(n) ((n) / 16 + 32)
+
+struct lift {
+	bool first;
+	struct page_run *runs;
+	size_t nruns;
+	size_t runs_max;
+	uint64_t dirty;
+	/* first */
+	uint64_t *data; /* a bit per chunk that has data */
+	uint64_t ndata; /* pages of those chunks */
+	/* later */
+	int fd;             /* the copies; -1: none */
+	unsigned char *dst; /* its mapping, as long as the place */
+	uint64_t room;      /* pages (fd) is long */
+	uint64_t copied;
+	/* sever */
+	int fresh;
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000ULL + (uint64_t)t.tv_nsec;
+}
+
+/* --- seal ----------------------------------------------------------------- */
+
+static int seal_steps(struct place *p, struct err *e)
+{
+	for (uint32_t i = 0; i < p->nsteps; i++) {
+		if (p->sealed[i])
+			continue;
+		if (p->step[i].layer_fd >= 0 &&
+		    fcntl(p->step[i].layer_fd, F_ADD_SEALS, IMMUTABLE) < 0)
+			return err_set(e, -errno,
+			    "%s: cannot seal what was frozen: %s; freeze again "
+			    "to retry",
+			    p->name, strerror(errno));
+		p->sealed[i] = true;
+	}
+	return 0;
+}
+
+/* --- lift of a segment never frozen --------------------------------------- */
+
+static uint64_t chunk_npages(const struct place *p, uint64_t chunk)
+{
+	uint64_t left = p->npages - chunk * LEAF_NPAGES;
+
+	return left < LEAF_NPAGES ? left : LEAF_NPAGES;
+}
+
+/* The first chunk from (chunk) on whose bit is (set), or nchunks. */
+static uint64_t next_chunk(
+    const struct place *p, const uint64_t *data, uint64_t chunk, bool set)
+{
+	uint64_t n = place_nchunks(p);
+
+	while (chunk < n) {
+		uint64_t w = set ? data[chunk / 64] : ~data[chunk / 64];
+
+		w >>= chunk % 64;
+		if (w != 0) {
+			chunk += (uint64_t)__builtin_ctzll(w);
+			break;
+		}
+		chunk += 64 - chunk % 64;
+	}
+	return chunk < n ? chunk : n;
+}
+
+static uint64_t count_extents(const struct place *p, const uint64_t *data)
+{
+	uint64_t n = place_nchunks(p);
+	uint64_t extents = 0;
+
+	for (uint64_t c = next_chunk(p, data, 0, true); c < n; extents++) {
+		c = next_chunk(p, data, c, false);
+		c = next_chunk(p, data, c, true);
+	}
+	return extents;
+}
+
+/* Leave no hole in (chunk): mapped privately, it would grow the file when it is
+ * read. */
+static int fill_chunk(struct place *p, uint64_t chunk)
+{
+	return fallocate(p->memfd, 0, (off_t)(chunk * LEAF_SIZE),
+		   (off_t)(chunk_npages(p, chunk) * PAGE_SIZE)) < 0
+		   ? -errno
+		   : 0;
+}
+
+static int add_chunk(struct place *p, struct lift *l, uint64_t chunk)
+{
+	int r = fill_chunk(p, chunk);
+
+	if (r < 0)
+		return r;
+	bit_set(l->data, chunk);
+	l->ndata += chunk_npages(p, chunk);
+	return 0;
+}
+
+/* Add every chunk with data that is not known yet. */
+static int find_data(struct place *p, struct lift *l)
+{
+	uint64_t n = place_nchunks(p);
+	uint64_t c = next_chunk(p, l->data, 0, false);
+
+	while (c < n) {
+		off_t at = lseek(p->memfd, (off_t)(c * LEAF_SIZE), SEEK_DATA);
+		int r;
+
+		if (at < 0)
+			return errno == ENXIO ? 0 : -errno;
+		c = (uint64_t)at / LEAF_SIZE;
+		if (!bit_get(l->data, c)) {
+			r = add_chunk(p, l, c);
+			if (r < 0)
+				return r;
+		}
+		c = next_chunk(p, l->data, c, false);
+	}
+	return 0;
+}
+
+static int fill_group(
+    struct place *p, struct lift *l, uint64_t first, uint64_t end)
+{
+	int r = 0;
+
+	if (next_chunk(p, l->data, first, true) >= end)
+		return 0;
+	for (uint64_t c = next_chunk(p, l->data, first, false);
+	     r == 0 && c < end; c = next_chunk(p, l->data, c, false))
+		r = add_chunk(p, l, c);
+	return r;
+}
+
+/* Bound the extents, and so the VMAs, by filling ever larger groups. */
+static int bound_extents(struct place *p, struct lift *l)
+{
+	uint64_t n = place_nchunks(p);
+
+	for (uint64_t group = 2; count_extents(p, l->data) > PLACE_EXTENTS_MAX;
+	     group *= 2) {
+		for (uint64_t c = 0; c < n; c += group) {
+			uint64_t end = c + group < n ? c + group : n;
+			int r = fill_group(p, l, c, end);
+
+			if (r < 0)
+				return r;
+		}
+	}
+	return 0;
+}
+
+/* Back the chunks with data by 2 MiB pages: it decides the pause. */
+static void collapse_data(struct place *p, const uint64_t *data)
+{
+	uint64_t n = place_nchunks(p);
+
+	for (uint64_t c = next_chunk(p, data, 0, true); c < n;
+	     c = next_chunk(p, data, c + 1, true))
+		place_back_chunk(p, c * LEAF_NPAGES);
+}
+
+static int lift_first_prepare(struct place *p, struct lift *l, struct err *e)
+{
+	uint64_t words = (place_nchunks(p) + 63) / 64;
+	int r = dirty_harvest(p, e);
+
+	if (r < 0)
+		return r;
+
+	l->data = calloc(words, sizeof(uint64_t));
+	l->runs = calloc(PLACE_EXTENTS_MAX, sizeof(*l->runs));
+	if (l->data == NULL || l->runs == NULL)
+		return -ENOMEM;
+	r = find_data(p, l);
+	if (r == 0)
+		r = bound_extents(p, l);
+	if (r == 0)
+		collapse_data(p, l->data);
+	return r;
+}
+
+/* Under the pause: whatever was added since it was prepared. All known chunks
+ * are full, so the number of the file's pages tells whether anything was. */
+static int lift_first(struct place *p, struct lift *l, struct err *e)
+{
+	uint64_t n = place_nchunks(p);
+	struct stat st;
+	int r = dirty_harvest(p, e);
+
+	if (r < 0)
+		return r;
+	if (fstat(p->memfd, &st) < 0)
+		return -errno;
+	if ((uint64_t)st.st_blocks * 512 != l->ndata * PAGE_SIZE) {
+		r = find_data(p, l);
+		if (r == 0)
+			r = bound_extents(p, l);
+	}
+	for (uint64_t c = next_chunk(p, l->data, 0, true); r == 0 && c < n;) {
+		uint64_t end = next_chunk(p, l->data, c, false);
+		struct page_run *run = &l->runs[l->nruns++];
+
+		run->page = c * LEAF_NPAGES;
+		run->index = run->page;
+		run->npages =
+		    (end < n ? end * LEAF_NPAGES : p->npages) - run->page;
+		l->dirty += run->npages;
+		c = next_chunk(p, l->data, end, true);
+	}
+	return r;
+}
+
+static int lay_hole(struct place *p, uint64_t page, uint64_t end)
+{
+	if (page == end)
+		return 0;
+	if (mmap(p->hva + page * PAGE_SIZE, (end - page) * PAGE_SIZE,
+		PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
+		0) == MAP_FAILED)
+		return -errno;
+	return 0;
+}
+
+static int lay_back_private(struct place *p, const struct lift *l)
+{
+	uint64_t next = 0;
+
+	if (mmap(p->hva, place_len(p), PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, p->memfd,
+		0) == MAP_FAILED)
+		return -errno;
+	for (size_t i = 0; i < l->nruns; i++) {
+		int r = lay_hole(p, next, l->runs[i].page);
+
+		if (r < 0)
+			return r;
+		next = l->runs[i].page + l->runs[i].npages;
+	}
+	return lay_hole(p, next, p->npages);
+}
+
+/* Show (p) as its memfd again, after a mapping in its place has failed. */
+static int lay_undo(struct place *p, int why)
+{
+	if (backing_map_shared(p->hva, place_len(p), p->memfd) < 0)
+		return -ENOTRECOVERABLE;
+	return why;
+}
+
+/* --- lift of a place over a base ------------------------------------------ */
+
+/* Memory for the copies, before the pause: 2 MiB pages as far as they go. */
+static int populate(struct lift *l, uint64_t from, uint64_t npages)
+{
+	uint64_t end = from + npages;
+	int r = 0;
+
+	while (r == 0 && from % LEAF_NPAGES == 0 && end - from >= LEAF_NPAGES) {
+		r = backing_collapse(l->dst + from * PAGE_SIZE);
+		if (r == 0)
+			from += LEAF_NPAGES;
+	}
+	if (from == end)
+		return 0;
+	if (fallocate(l->fd, 0, (off_t)(from * PAGE_SIZE),
+		(off_t)((end - from) * PAGE_SIZE)) < 0)
+		return -errno;
+	/* Only saves time under the pause. */
+	(void)madvise(l->dst + from * PAGE_SIZE, (end - from) * PAGE_SIZE,
+	    MADV_POPULATE_WRITE);
+	return 0;
+}
+
+static int lift_later_prepare(struct place *p, struct lift *l, struct err *e)
+{
+	uint64_t n;
+	int r = dirty_track(p, e);
+
+	if (r == 0)
+		r = dirty_harvest(p, e);
+	if (r < 0)
+		return r;
+	n = bits_count(p->pending, place_words(p));
+	n += ROOM_MORE(n);
+	l->room = n < p->npages ? n : p->npages;
+	l->runs_max = l->room;
+	l->runs = malloc(l->runs_max * sizeof(*l->runs));
+	if (l->runs == NULL)
+		return -ENOMEM;
+	memset(l->runs, 0, l->runs_max * sizeof(*l->runs));
+	l->fd = backing_memfd(l->room);
+	if (l->fd < 0)
+		return l->fd;
+	/* As long as it could ever become; only (room) of it may be touched. */
+	l->dst = backing_reserve(place_len(p));
+	if (l->dst == NULL)
+		return -ENOMEM;
+	r = backing_map_shared(l->dst, place_len(p), l->fd);
+	if (r < 0)
+		return r;
+	return populate(l, 0, l->room);
+}
+
+static bool is_zero(const unsigned char *page)
+{
+	const uint64_t *w = (const uint64_t *)(const void *)page;
+
+	for (size_t i = 0; i < PAGE_SIZE / sizeof(*w); i += 8)
+		if ((w[i] | w[i + 1] | w[i + 2] | w[i + 3] | w[i + 4] |
+			w[i + 5] | w[i + 6] | w[i + 7]) != 0)
+			return false;
+	return true;
+}
+
+/* Room for one more page, and for one more run. */
+static int make_room(struct place *p, struct lift *l)
+{
+	uint64_t more = ROOM_MORE(l->room);
+
+	if (l->nruns == l->runs_max) {
+		size_t max = l->runs_max * 2;
+		struct page_run *runs = realloc(l->runs, max * sizeof(*runs));
+
+		if (runs == NULL)
+			return -ENOMEM;
+		l->runs = runs;
+		l->runs_max = max;
+	}
+	if (l->copied < l->room)
+		return 0;
+	if (more > p->npages - l->room)
+		more = p->npages - l->room;
+	if (ftruncate(l->fd, (off_t)((l->room + more) * PAGE_SIZE)) < 0)
+		return -errno;
+	l->room += more;
+	return populate(l, l->room - more, more);
+}
+
+static void add_run(struct lift *l, uint64_t page, bool zero)
+{
+	struct page_run *last = &l->runs[l->nruns - 1];
+	uint32_t layer = zero ? RUN_ZERO : 0;
+
+	if (l->nruns > 0 && last->page + last->npages == page &&
+	    last->layer == layer) {
+		last->npages++;
+		return;
+	}
+	l->runs[l->nruns++] = (struct page_run){
+	    .page = page,
+	    .npages = 1,
+	    .index = zero ? 0 : l->copied,
+	    .layer = layer,
+	};
+}
+
+static int copy_page(struct place *p, struct lift *l, uint64_t page)
+{
+	const unsigned char *src = p->hva + page * PAGE_SIZE;
+	bool zero = is_zero(src);
+
+	if (l->nruns == l->runs_max || l->copied == l->room) {
+		int r = make_room(p, l);
+
+		if (r < 0)
+			return r;
+	}
+	add_run(l, page, zero);
+	if (!zero) {
+		memcpy(l->dst + l->copied * PAGE_SIZE, src, PAGE_SIZE);
+		l->copied++;
+	}
+	l->dirty++;
+	return 0;
+}
+
+static void swap_taken(struct place *p)
+{
+	uint64_t *t = p->taken;
+
+	p->taken = p->pending;
+	p->pending = t;
+}
+
+/* Under the pause. */
+static int lift_later(struct place *p, struct lift *l, struct err *e)
+{
+	size_t nwords = place_words(p);
+	int r = dirty_harvest(p, e);
+
+	if (r < 0)
+		return r;
+	swap_taken(p);
+	for (size_t i = 0; i < nwords; i++) {
+		for (uint64_t w = p->taken[i]; w != 0; w &= w - 1) {
+			r = copy_page(
+			    p, l, i * 64 + (uint64_t)__builtin_ctzll(w));
+			if (r < 0)
+				return r;
+		}
+	}
+	return 0;
+}
+
+/* Lose no bit of a freeze that failed. */
+static void give_back(struct place *p)
+{
+	size_t n = place_words(p);
+
+	for (size_t i = 0; i < n; i++)
+		if (p->taken[i] != 0) {
+			p->pending[i] |= p->taken[i];
+			p->taken[i] = 0;
+		}
+}
+
+/* Without touching words that never had memory. */
+static void bits_clear(uint64_t *bits, size_t nwords)
+{
+	for (size_t i = 0; i < nwords; i++)
+		if (bits[i] != 0)
+			bits[i] = 0;
+}
+
+/* --- the three together --------------------------------------------------- */
+
+static void lift_fini(struct place *p, struct lift *l)
+{
+	if (l->dst != NULL)
+		(void)munmap(l->dst, place_len(p));
+	if (l->fd >= 0)
+		(void)close(l->fd);
+	if (l->fresh >= 0)
+		(void)close(l->fresh);
+	free(l->data);
+	free(l->runs);
+}
+
+static int prepare(struct place *p, struct lift *l, bool sever, struct err *e)
+{
+	int r = l->first ? lift_first_prepare(p, l, e)
+			 : lift_later_prepare(p, l, e);
+
+	if (r == 0 && sever) {
+		l->fresh = backing_segment(p->npages);
+		r = l->fresh < 0 ? l->fresh : 0;
+	}
+	return r;
+}
+
+static int lay(struct place *p, struct lift *l, bool sever)
+{
+	int r = 0;
+
+	if (sever)
+		r = backing_map_shared(p->hva, place_len(p), l->fresh);
+	else if (l->first)
+		r = lay_back_private(p, l);
+	if (r < 0 && l->first)
+		r = lay_undo(p, r);
+	return r;
+}
+
+/* The layer is made, the place shows what it shall: remember both. */
+static void commit(struct place *p, struct lift *l, bool sever)
+{
+	struct place_step *s = &p->step[p->nsteps];
+	bool empty = l->first ? l->nruns == 0 : l->copied == 0;
+	int fd = l->first ? p->memfd : l->fd;
+
+	if (l->first) {
+		bits_clear(p->pending, place_words(p));
+		p->memfd = -1;
+		p->base_npages = l->dirty;
+		p->nvmas = (uint32_t)(2 * l->nruns + 1);
+	} else {
+		l->fd = -1;
+	}
+	if (sever) {
+		p->memfd = l->fresh;
+		l->fresh = -1;
+		p->base_npages = 0;
+		p->nvmas = 1;
+		memset(p->tried, 0, (place_nchunks(p) + 63) / 64 * 8);
+		dirty_mark_all(p);
+	}
+	p->tracked = p->logged;
+	if (l->nruns == 0 || empty) {
+		(void)close(fd);
+		fd = -1;
+	}
+	if (l->nruns == 0)
+		return;
+	*s = (struct place_step){
+	    .runs = l->runs,
+	    .nruns = l->nruns,
+	    .layer_fd = fd,
+	    .layer_npages = fd < 0     ? 0
+			    : l->first ? p->npages
+				       : l->room,
+	    .first = l->first,
+	};
+	l->runs = NULL;
+	p->sealed[p->nsteps++] = false;
+}
+
+/* After the guest goes on: the copies lose their spare room and the mapping
+ * that made them, so that they can be sealed. */
+static void trim(struct place *p, struct lift *l, struct place_step *s)
+{
+	bits_clear(p->taken, place_words(p));
+	if (l->dst != NULL)
+		(void)munmap(l->dst, place_len(p));
+	l->dst = NULL;
+	/* On failure the layer is what it says, longer than it need be. */
+	if (s != NULL && s->layer_fd >= 0 && !s->first &&
+	    ftruncate(s->layer_fd, (off_t)(l->copied * PAGE_SIZE)) == 0)
+		s->layer_npages = l->copied;
+}
+
+/* The part that needs the guest stopped. */
+static int act(struct place *p, struct lift *l, bool sever, struct err *e)
+{
+	int r = l->first ? lift_first(p, l, e) : lift_later(p, l, e);
+
+	if (r == 0)
+		r = lay(p, l, sever);
+	if (r < 0)
+		give_back(p);
+	else
+		commit(p, l, sever);
+	return r;
+}
+
+static int check_freeze(const struct place *p, struct err *e)
+{
+	if (p->kind == PLACE_VIEW_RO)
+		return err_set(e, -EPERM,
+		    "%s is a read-only view: it is frozen already", p->name);
+	return 0;
+}
+
+static int run_freeze(struct place *p, struct lift *l, bool sever,
+    struct place_frozen *out, struct err *e)
+{
+	struct gate *g = p->all->gate;
+	uint32_t before = p->nsteps;
+	uint64_t start;
+	int r = prepare(p, l, sever, e);
+
+	if (r < 0)
+		return r;
+	gate_close(g);
+	start = now_ns();
+	r = act(p, l, sever, e);
+	gate_open(g);
+	out->pause_ns = now_ns() - start;
+	if (r < 0)
+		return r;
+	trim(p, l, p->nsteps > before ? &p->step[before] : NULL);
+	return seal_steps(p, e);
+}
+
+static int freeze(
+    struct place *p, bool sever, struct place_frozen *out, struct err *e)
+{
+	struct lift l = {.first = p->memfd >= 0, .fd = -1, .fresh = -1};
+	uint64_t start = now_ns();
+	struct err why = {0};
+	int r = check_freeze(p, e);
+
+	if (r < 0)
+		return r;
+	r = seal_steps(p, e);
+	if (r < 0)
+		return r;
+	if (p->nsteps == PLACE_STEPS_MAX)
+		return err_set(e, -ENOSPC,
+		    "%s: %d freezes wait to be published", p->name,
+		    PLACE_STEPS_MAX);
+	memset(out, 0, sizeof(*out));
+	r = run_freeze(p, &l, sever, out, &why);
+	if (r < 0 && why.code == 0)
+		err_set(
+		    &why, r, "%s: cannot freeze it: %s", p->name, strerror(-r));
+	out->npages = p->npages;
+	out->dirty_pages = l.dirty;
+	out->copied_pages = l.copied;
+	out->nsteps = p->nsteps;
+	memcpy(out->step, p->step, sizeof(out->step));
+	lift_fini(p, &l);
+	out->total_ns = now_ns() - start;
+	if (r < 0 && e != NULL)
+		*e = why;
+	return r;
+}
+
+int place_freeze(
+    struct places *ps, struct place *p, struct place_frozen *out, struct err *e)
+{
+	(void)ps;
+	return freeze(p, false, out, e);
+}
+
+int place_sever(
+    struct places *ps, struct place *p, struct place_frozen *out, struct err *e)
+{
+	(void)ps;
+	return freeze(p, true, out, e);
+}
+
+void place_frozen_done(struct place *p, uint32_t nsteps)
+{
+	for (uint32_t i = 0; i < nsteps; i++) {
+		free(p->step[i].runs);
+		if (p->step[i].layer_fd >= 0)
+			(void)close(p->step[i].layer_fd);
+	}
+	p->nsteps -= nsteps;
+	memmove(p->step, p->step + nsteps, p->nsteps * sizeof(p->step[0]));
+	memmove(
+	    p->sealed, p->sealed + nsteps, p->nsteps * sizeof(p->sealed[0]));
+}

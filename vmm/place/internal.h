@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * internal: what the files of place/ share.
+ *
+ * Bitmaps are of 64 pages a word. Those of a place are as long as the place,
+ * allocated with it and, being from calloc(), without memory until used.
+ */
+#ifndef VMM_PLACE_INTERNAL_H
+#define VMM_PLACE_INTERNAL_H
+
+#include "vmm/place/place.h"
+
+/* Extents of data of a segment's first layer: each may need two VMAs. */
+#define PLACE_EXTENTS_MAX 512
+/* Runs of a view: with the holes between them, below vm.max_map_count. */
+#define VIEW_RUNS_MAX 24000
+/* VMAs of all views of a VM together. */
+#define VIEW_VMAS_MAX 50000
+
+struct cursor {
+	char name[FIRN_NAME_MAX];
+	uint64_t *bits; /* written since it advanced; NULL: free */
+};
+
+struct place {
+	struct places *all;
+	enum place_kind kind;
+	uint32_t id;
+	uint32_t slot;
+	uint64_t gpa;
+	uint64_t npages;
+	uint64_t snapshot;
+	unsigned char *hva; /* aligned to LEAF_SIZE */
+	/* The overlay, mapped shared, while never frozen; afterwards -1. */
+	int memfd;
+	bool logged; /* KVM's dirty log is on */
+	/* (pending) tells, with what a harvest adds, all pages written since
+	 * the last freeze. Otherwise only the private pages do. */
+	bool tracked;
+	uint64_t base_npages; /* with data, in the layers of the base */
+	uint32_t nvmas;
+	/* One bit a chunk of LEAF_SIZE: backing has been tried. Set by vCPU
+	 * threads inside the gate. */
+	uint64_t *tried;
+	/* The monitor's own writes since the last harvest; set inside the gate
+	 * by any thread. */
+	uint64_t *wrote;
+	uint64_t *pending; /* harvested since the last freeze */
+	uint64_t *taken;   /* what a freeze is working on, else all zero */
+	uint64_t *klog;    /* KVM's answer */
+	struct cursor cursor[PLACE_CURSORS_MAX];
+	/* What the broker does not have yet. */
+	struct place_step step[PLACE_STEPS_MAX];
+	bool sealed[PLACE_STEPS_MAX];
+	uint32_t nsteps;
+	char name[FIRN_NAME_MAX];
+};
+
+struct places {
+	struct gmem *gmem;
+	struct gate *gate;
+	int pagemap_fd;
+	uint32_t next_id;
+	struct place place[PLACES_MAX];
+};
+
+static inline size_t place_len(const struct place *p)
+{
+	return p->npages * PAGE_SIZE;
+}
+
+static inline size_t place_words(const struct place *p)
+{
+	return (p->npages + 63) / 64;
+}
+
+static inline uint64_t place_nchunks(const struct place *p)
+{
+	return (p->npages + LEAF_NPAGES - 1) / LEAF_NPAGES;
+}
+
+static inline bool bit_get(const uint64_t *bits, uint64_t i)
+{
+	return (bits[i / 64] >> (i % 64) & 1) != 0;
+}
+
+static inline void bit_set(uint64_t *bits, uint64_t i)
+{
+	bits[i / 64] |= 1ULL << (i % 64);
+}
+
+uint64_t bits_count(const uint64_t *bits, size_t nwords);
+
+/* --- places.c ------------------------------------------------------------- */
+
+/* Refuse names that are empty, too long, or not one plain word: -EINVAL. */
+int place_check_name(const char *name, struct err *e);
+/*
+ * All refusals of a new place but its kind's own; then a place of the table,
+ * with its bitmaps (of (writable) places) and an address, not yet in use: the
+ * caller maps (hva) and then calls place_attach(), or place_release().
+ */
+int place_prepare(struct places *ps, const char *name, uint64_t gpa,
+    uint64_t npages, bool writable, struct place **out, struct err *e);
+/* Give (p) its bank, and with it its kind and id. */
+int place_attach(struct place *p, enum place_kind kind, struct err *e);
+/* Unmap, close and free everything. (p) has no bank. */
+void place_release(struct place *p);
+
+/* --- backing.c ------------------------------------------------------------ */
+
+/* A memfd of (npages) of zeroes, without seals; or -errno. */
+int backing_memfd(uint64_t npages);
+/* The same, its size sealed: the overlay of a segment. */
+int backing_segment(uint64_t npages);
+/* Reserve (len) bytes of addresses aligned to LEAF_SIZE, or NULL. */
+unsigned char *backing_reserve(size_t len);
+/* Map (len) bytes of (fd) at (hva) shared. 0 or -errno. */
+int backing_map_shared(unsigned char *hva, size_t len, int fd);
+/* Make the 2 MiB at (hva) of a shared mapping one page, keeping the content:
+ * 0 or -errno, then it is as it was. */
+int backing_collapse(unsigned char *hva);
+
+/* --- dirty.c -------------------------------------------------------------- */
+
+/* The bank's callback. Inside the gate. */
+void dirty_wrote(void *place, uint64_t page, uint64_t npages);
+/* Turn KVM's log on unless it is: from its return all writes are told. */
+int dirty_log_on(struct place *p, struct err *e);
+/* As that, and make (pending) complete back to the last freeze. */
+int dirty_track(struct place *p, struct err *e);
+/* Add what was written since the last harvest to (pending) and all cursors. On
+ * failure nothing is lost. */
+int dirty_harvest(struct place *p, struct err *e);
+/* Every cursor sees every page as written. */
+void dirty_mark_all(struct place *p);
+void dirty_free_cursors(struct place *p);
+
+#endif /* VMM_PLACE_INTERNAL_H */

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "vmm/core/cleanup.h"
+#include "vmm/place/internal.h"
+
+#define IMMUTABLE (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+
+/* Ask the kernel whether nobody can ever write (fd), this process included;
+ * *npages is how long it is. */
+static int check_layer(int fd, uint64_t *npages)
+{
+	struct stat st;
+	int seals = fcntl(fd, F_GET_SEALS);
+	int flags = fcntl(fd, F_GETFL);
+
+	if (seals != IMMUTABLE || flags < 0 || (flags & O_ACCMODE) != O_RDONLY)
+		return -EPERM;
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	*npages = (uint64_t)st.st_size / PAGE_SIZE;
+	return 0;
+}
+
+static int check_layers(
+    const int *fd, uint32_t nlayers, uint64_t *npages, struct err *e)
+{
+	for (uint32_t i = 0; i < nlayers; i++) {
+		int r = check_layer(fd[i], &npages[i]);
+
+		if (r < 0)
+			return err_set(e, r,
+			    "layer %u: the kernel does not call it a sealed "
+			    "memfd that is read-only here",
+			    i);
+	}
+	return 0;
+}
+
+static int check_runs(const struct page_run *runs, size_t nruns,
+    uint64_t npages, const uint64_t *layer_npages, uint32_t nlayers,
+    struct err *e)
+{
+	int r = run_list_check(runs, nruns, npages);
+
+	if (r < 0)
+		return err_set(e, r, "the list of runs is not valid");
+	for (size_t i = 0; i < nruns; i++) {
+		if (runs[i].layer == RUN_ZERO)
+			continue;
+		if (runs[i].layer >= nlayers)
+			return err_set(e, -EPROTO,
+			    "run %zu names layer %u of %u", i, runs[i].layer,
+			    nlayers);
+		if (runs[i].index + runs[i].npages >
+		    layer_npages[runs[i].layer])
+			return err_set(
+			    e, -ERANGE, "run %zu ends beyond its layer", i);
+	}
+	return 0;
+}
+
+/* VMAs that the runs need: their own, and one for each gap. */
+static uint32_t count_vmas(
+    const struct page_run *runs, size_t nruns, uint64_t npages)
+{
+	uint64_t next = 0;
+	uint32_t n = 0;
+
+	for (size_t i = 0; i < nruns; i++) {
+		if (runs[i].layer == RUN_ZERO)
+			continue;
+		n += runs[i].page > next ? 2 : 1;
+		next = runs[i].page + runs[i].npages;
+	}
+	return n + (next < npages ? 1 : 0);
+}
+
+static uint32_t views_vmas(struct places *ps)
+{
+	uint32_t n = 0;
+	struct place *p;
+
+	for (uint32_t i = 0; (p = places_nth(ps, i)) != NULL; i++)
+		if (p->kind != PLACE_SEGMENT)
+			n += p->nvmas;
+	return n;
+}
+
+static int check_vmas(struct places *ps, const char *name, size_t nruns,
+    uint32_t nvmas, struct err *e)
+{
+	if (nruns > VIEW_RUNS_MAX)
+		return err_set(e, -E2BIG,
+		    "%s: %zu runs are more than one view can have (%d)", name,
+		    nruns, VIEW_RUNS_MAX);
+	if (nvmas + views_vmas(ps) > VIEW_VMAS_MAX)
+		return err_set(e, -ENOSPC,
+		    "%s: the VM's views have too many extents; unmap one",
+		    name);
+	return 0;
+}
+
+static int map_runs(struct place *p, bool writable, const struct page_run *runs,
+    size_t nruns, const int *layer_fd)
+{
+	int prot = PROT_READ | (writable ? PROT_WRITE : 0);
+	int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
+
+	/* Holes are private zero memory: read through the file they would grow
+	 * it, sealed or not. */
+	if (mmap(p->hva, place_len(p), prot, flags | MAP_ANONYMOUS, -1, 0) ==
+	    MAP_FAILED)
+		return -errno;
+	for (size_t i = 0; i < nruns; i++) {
+		if (runs[i].layer == RUN_ZERO)
+			continue;
+		if (mmap(p->hva + runs[i].page * PAGE_SIZE,
+			runs[i].npages * PAGE_SIZE, prot, flags,
+			layer_fd[runs[i].layer],
+			(off_t)(runs[i].index * PAGE_SIZE)) == MAP_FAILED)
+			return -errno;
+		p->base_npages += runs[i].npages;
+	}
+	return 0;
+}
+
+int place_open(struct places *ps, const char *name, uint64_t gpa,
+    enum place_kind kind, uint64_t npages, const struct page_run *runs,
+    size_t nruns, const int *layer_fd, uint32_t nlayers, uint64_t snapshot,
+    struct place **out, struct err *e)
+{
+	uint64_t *layer_npages AUTO_FREE = NULL;
+	bool writable = kind == PLACE_VIEW_COW;
+	struct place *p;
+	uint32_t nvmas;
+	int r;
+
+	if (kind != PLACE_VIEW_RO && kind != PLACE_VIEW_COW)
+		return err_set(
+		    e, -EINVAL, "a view is read-only or copy-on-write");
+	layer_npages = calloc((size_t)nlayers + 1, sizeof(*layer_npages));
+	if (layer_npages == NULL)
+		return err_set(e, -ENOMEM, "no memory for %u layers", nlayers);
+	r = check_layers(layer_fd, nlayers, layer_npages, e);
+	if (r < 0)
+		return r;
+	r = check_runs(runs, nruns, npages, layer_npages, nlayers, e);
+	if (r < 0)
+		return r;
+	nvmas = count_vmas(runs, nruns, npages);
+	r = check_vmas(ps, name, nruns, nvmas, e);
+	if (r < 0)
+		return r;
+	r = place_prepare(ps, name, gpa, npages, writable, &p, e);
+	if (r < 0)
+		return r;
+	p->snapshot = snapshot;
+	p->nvmas = nvmas;
+	r = map_runs(p, writable, runs, nruns, layer_fd);
+	if (r < 0)
+		err_set(e, r, "%s: cannot map its %zu runs: %s", p->name, nruns,
+		    strerror(-r));
+	else
+		r = place_attach(p, kind, e);
+	if (r < 0) {
+		place_release(p);
+		return r;
+	}
+	*out = p;
+	return 0;
+}
+
+int place_close(struct places *ps, struct place *p, struct err *e)
+{
+	int r;
+
+	if (p->kind == PLACE_SEGMENT)
+		return err_set(e, -EPERM,
+		    "%s is a segment; only views can be unmapped", p->name);
+	gate_close(ps->gate);
+	r = gmem_del(ps->gmem, p->slot, e);
+	gate_open(ps->gate);
+	if (r < 0)
+		return r;
+	place_release(p);
+	return 0;
+}
