@@ -438,7 +438,7 @@ int as_map_fixed(
 	area_add(as,
 	    (struct as_area){
 		.start = va, .end = va + len, .prot = prot, .stack = stack});
-	return 0;
+	return settle(as, va, va + len, prot);
 }
 
 /* The highest gap of (len) bytes below (top), aligned; 0: none. */
