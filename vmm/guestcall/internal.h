@@ -86,6 +86,10 @@ int guest_copy_str(struct guest *g, char *buf, uint64_t va, uint32_t max);
 /* guest_copy_out() whatever the protection; before the program runs. */
 int guest_store(struct guest *g, uint64_t va, const void *buf, uint64_t len);
 
+/* Load the program and its stack into an empty address space: guest_load(). */
+int load_program(struct guest *g, int fd, char *const argv[],
+    char *const envp[], uint64_t *rip, uint64_t *rsp, struct err *e);
+
 /* Inside the gate, with the lock: begin and end to touch the address space. */
 void guest_enter(struct guest *g);
 void guest_leave(struct guest *g);
