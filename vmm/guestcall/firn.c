@@ -1,0 +1,493 @@
+/* SPDX-License-Identifier: MIT */
+/* firn's own calls: shared/abi/guestcall.h. */
+#include "vmm/guestcall/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shared/page/run.h"
+#include "vmm/core/cleanup.h"
+
+typedef int64_t firn_fn(struct guest_call *c);
+
+/* A name, NUL-padded. Where (optional), address 0 is the empty name. */
+static int get_name(
+    struct guest_call *c, uint64_t va, bool optional, char name[FIRN_NAME_MAX])
+{
+	int n;
+
+	memset(name, 0, FIRN_NAME_MAX);
+	if (va == 0 && optional)
+		return 0;
+	n = guest_copy_str(c->g, name, va, FIRN_NAME_MAX);
+	if (n < 0)
+		return n;
+	memset(name + n, 0, FIRN_NAME_MAX - (size_t)n);
+	return n == 0 && !optional ? -EINVAL : 0;
+}
+
+/*
+ * Ask the broker and put the first (len) bytes of its answer at (out), unless
+ * that is 0. The answer's status, or an error.
+ */
+static int64_t ask_packet(struct guest_call *c, uint16_t type,
+    const void *payload, uint32_t payload_len, struct wire_packet *p, void *out,
+    uint32_t len)
+{
+	const struct guest_ops *ops = &c->g->env.ops;
+	int r = ops->ask(ops->ctx, type, payload, payload_len, p, NULL, NULL);
+
+	if (r < 0)
+		return r;
+	if (p->m.status < 0)
+		return p->m.status;
+	if (p->m.len < len)
+		return -EPROTO;
+	if (len)
+		memcpy(out, p->payload, len);
+	return p->m.status;
+}
+
+static int64_t ask(struct guest_call *c, uint16_t type, const void *payload,
+    uint32_t payload_len, void *out, uint32_t len)
+{
+	struct wire_packet *p AUTO_FREE = calloc(1, sizeof(*p));
+	int64_t r;
+
+	if (!p)
+		return -ENOMEM;
+	r = ask_packet(c, type, payload, payload_len, p, out, len);
+	wire_close_fds(p);
+	return r;
+}
+
+/* (ret), unless the result cannot be stored. */
+static int64_t give(struct guest_call *c, uint64_t va, const void *out,
+    uint64_t len, int64_t ret)
+{
+	if (ret < 0 || va == 0)
+		return ret;
+	return guest_copy_out(c->g, va, out, len) < 0 ? -EFAULT : ret;
+}
+
+/* Refuse before anything happens what could not be told of afterwards. */
+static int check_out(struct guest_call *c, uint64_t va, uint64_t len)
+{
+	uint64_t end;
+	uint64_t gpa;
+	uint64_t room;
+	int r = 0;
+
+	if (va == 0 || len == 0)
+		return 0;
+	if (__builtin_add_overflow(va, len, &end))
+		return -EFAULT;
+	guest_enter(c->g);
+	while (va < end && r == 0) {
+		r = as_resolve(&c->g->as, va, AS_W, &gpa, &room);
+		va = (va & ~(PAGE_SIZE - 1)) + PAGE_SIZE;
+	}
+	guest_leave(c->g);
+	return r < 0 ? -EFAULT : 0;
+}
+
+static int64_t do_version(struct guest_call *c)
+{
+	(void)c;
+	return FIRN_ABI_VERSION;
+}
+
+/* --- segments ------------------------------------------------------------- */
+
+static void tell_segment(const struct place_info *info, struct firn_segment *s)
+{
+	*s = (struct firn_segment){
+	    .id = info->id,
+	    .flags = info->kind == PLACE_VIEW_RO    ? FIRN_SEG_VIEW_RO
+		     : info->kind == PLACE_VIEW_COW ? FIRN_SEG_VIEW_COW
+						    : 0,
+	    .gpa = info->gpa,
+	    .va = info->id == 0 ? 0 : FIRN_WINDOW + info->gpa,
+	    .size = info->npages * PAGE_SIZE,
+	};
+}
+
+struct make_job {
+	struct guest *g;
+	const char *name;
+	uint64_t size;
+	struct place_info info;
+};
+
+static int make_on_control(void *arg)
+{
+	struct make_job *j = arg;
+	const struct guest_ops *ops = &j->g->env.ops;
+	struct wire_segment w = {0};
+	struct place *p;
+	int r = place_make(j->g->env.places, j->name, 0, j->size, &p, NULL);
+
+	if (r < 0)
+		return r;
+	place_info(p, &j->info);
+	w.id = j->info.id;
+	w.gpa = j->info.gpa;
+	w.size = j->info.npages * PAGE_SIZE;
+	memcpy(w.name, j->name, FIRN_NAME_MAX);
+	ops->tell(ops->ctx, WIRE_SEG_MADE, &w, sizeof(w));
+	return 0;
+}
+
+static int find_on_control(void *arg)
+{
+	struct make_job *j = arg;
+	struct place *p = places_by_name(j->g->env.places, j->name);
+
+	if (!p)
+		return -ENOENT;
+	place_info(p, &j->info);
+	return 0;
+}
+
+static int64_t segment_job(
+    struct guest_call *c, int (*fn)(void *arg), uint64_t size, uint64_t out)
+{
+	char name[FIRN_NAME_MAX];
+	struct make_job j = {.g = c->g, .name = name, .size = size};
+	struct firn_segment s;
+	int r = get_name(c, c->a[0], false, name);
+
+	if (r == 0)
+		r = check_out(c, out, sizeof(s));
+	if (r == 0)
+		r = c->g->env.ops.on_control(c->g->env.ops.ctx, fn, &j);
+	if (r < 0)
+		return r;
+	tell_segment(&j.info, &s);
+	return give(c, out, &s, sizeof(s), 0);
+}
+
+static int64_t do_segment_make(struct guest_call *c)
+{
+	return segment_job(c, make_on_control, c->a[1], c->a[2]);
+}
+
+static int64_t do_segment_find(struct guest_call *c)
+{
+	return segment_job(c, find_on_control, 0, c->a[1]);
+}
+
+/* --- snapshots and views -------------------------------------------------- */
+
+static int64_t freeze(struct guest_call *c, uint16_t type)
+{
+	struct wire_gfreeze q = {.id = (uint32_t)c->a[0]};
+	struct firn_frozen out;
+	int r = get_name(c, c->a[1], true, q.name);
+
+	if (c->a[0] > UINT32_MAX)
+		return -ENOENT;
+	if (r == 0)
+		r = check_out(c, c->a[2], sizeof(out));
+	if (r < 0)
+		return r;
+	return give(c, c->a[2], &out, sizeof(out),
+	    ask(c, type, &q, sizeof(q), &out, sizeof(out)));
+}
+
+static int64_t do_freeze(struct guest_call *c)
+{
+	return freeze(c, WIRE_G_FREEZE);
+}
+
+static int64_t do_sever(struct guest_call *c)
+{
+	return freeze(c, WIRE_G_SEVER);
+}
+
+static int64_t do_map(struct guest_call *c)
+{
+	struct wire_gmap q = {
+	    .gpa = c->a[2],
+	    .cap = (uint32_t)c->a[0],
+	    .mode = (uint32_t)c->a[1],
+	};
+	struct firn_segment s;
+	int64_t r;
+
+	if (c->a[0] > INT32_MAX)
+		return -EBADF;
+	if (c->a[1] > FIRN_MAP_COW)
+		return -EINVAL;
+	r = check_out(c, c->a[3], sizeof(s));
+	if (r < 0)
+		return r;
+	r = ask(c, WIRE_G_MAP, &q, sizeof(q), &s, sizeof(s));
+	if (r < 0)
+		return r;
+	s.va = FIRN_WINDOW + s.gpa;
+	return give(c, c->a[3], &s, sizeof(s), r);
+}
+
+struct unmap_job {
+	struct guest *g;
+	uint32_t id;
+};
+
+static int unmap_on_control(void *arg)
+{
+	struct unmap_job *j = arg;
+	const struct guest_ops *ops = &j->g->env.ops;
+	struct wire_place w = {.id = j->id};
+	struct place *p = places_by_id(j->g->env.places, j->id);
+	struct place_info info;
+	int r;
+
+	if (!p)
+		return -ENOENT;
+	place_info(p, &info);
+	if (info.kind == PLACE_SEGMENT)
+		return -EPERM;
+	gate_close(j->g->env.gate);
+	guest_place_gone(j->g, info.gpa, info.npages * PAGE_SIZE);
+	r = place_close(j->g->env.places, p, NULL);
+	gate_open(j->g->env.gate);
+	if (r == 0)
+		ops->tell(ops->ctx, WIRE_SEG_GONE, &w, sizeof(w));
+	return r;
+}
+
+static int64_t do_unmap(struct guest_call *c)
+{
+	struct unmap_job j = {.g = c->g, .id = (uint32_t)c->a[0]};
+
+	if (c->a[0] > UINT32_MAX)
+		return -ENOENT;
+	return c->g->env.ops.on_control(
+	    c->g->env.ops.ctx, unmap_on_control, &j);
+}
+
+static int64_t do_lookup(struct guest_call *c)
+{
+	char name[FIRN_NAME_MAX];
+	int r = get_name(c, c->a[0], false, name);
+
+	return r < 0 ? r : ask(c, WIRE_G_LOOKUP, name, sizeof(name), NULL, 0);
+}
+
+static int64_t do_describe(struct guest_call *c)
+{
+	struct wire_gcap q = {.cap = (uint32_t)c->a[0]};
+	struct firn_cap_info out;
+
+	if (c->a[0] > INT32_MAX)
+		return -EBADF;
+	return give(c, c->a[1], &out, sizeof(out),
+	    ask(c, WIRE_G_DESCRIBE, &q, sizeof(q), &out, sizeof(out)));
+}
+
+static int64_t do_derive(struct guest_call *c)
+{
+	struct wire_gcap q = {
+	    .cap = (uint32_t)c->a[0],
+	    .rights = (uint32_t)c->a[1],
+	};
+
+	if (c->a[0] > INT32_MAX)
+		return -EBADF;
+	if (c->a[1] > UINT32_MAX)
+		return -EINVAL;
+	return ask(c, WIRE_G_DERIVE, &q, sizeof(q), NULL, 0);
+}
+
+static int64_t do_drop(struct guest_call *c)
+{
+	struct wire_gcap q = {.cap = (uint32_t)c->a[0]};
+
+	if (c->a[0] > INT32_MAX)
+		return -EBADF;
+	return ask(c, WIRE_G_DROP, &q, sizeof(q), NULL, 0);
+}
+
+/* --- what changed --------------------------------------------------------- */
+
+/* Give the extents that came as a memfd and the counts. */
+static int64_t give_extents(struct guest_call *c, struct wire_packet *p,
+    const struct firn_pages *pages, uint64_t max)
+{
+	int fd AUTO_CLOSE = wire_take_fd(p, 0);
+	void *data AUTO_FREE = NULL;
+	size_t len = 0;
+	int r = 0;
+
+	if (fd >= 0)
+		r = wire_slurp(fd,
+		    FIRN_EXTENTS_MAX * sizeof(struct firn_extent), &data, &len);
+	if (r < 0)
+		return r;
+	if (len > max * sizeof(struct firn_extent))
+		len = max * sizeof(struct firn_extent);
+	if (len && guest_copy_out(c->g, c->a[3], data, len) < 0)
+		return -EFAULT;
+	return give(c, c->a[5], pages, sizeof(*pages), 0);
+}
+
+static int64_t do_diff(struct guest_call *c)
+{
+	struct wire_gdiff q = {
+	    .a = (uint32_t)c->a[0],
+	    .b = (uint32_t)c->a[1],
+	    .flags = (uint32_t)c->a[2],
+	    .max = (uint32_t)c->a[4],
+	};
+	struct wire_packet *p AUTO_FREE = NULL;
+	struct firn_pages pages;
+	int64_t r;
+
+	if (c->a[0] > INT32_MAX || c->a[1] > INT32_MAX)
+		return -EBADF;
+	if (c->a[2] & ~(uint64_t)FIRN_EXACT)
+		return -EINVAL;
+	if (c->a[4] > FIRN_EXTENTS_MAX)
+		return -E2BIG;
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return -ENOMEM;
+	r = ask_packet(c, WIRE_G_DIFF, &q, sizeof(q), p, &pages, sizeof(pages));
+	if (r >= 0)
+		r = give_extents(c, p, &pages, c->a[4]);
+	wire_close_fds(p);
+	return r;
+}
+
+struct dirty_job {
+	struct guest *g;
+	uint32_t id;
+	const char *cursor;
+	bool peek;
+	uint64_t *words;
+	uint64_t nwords;
+	uint64_t pages;
+};
+
+static int dirty_on_control(void *arg)
+{
+	struct dirty_job *j = arg;
+	struct place *p = places_by_id(j->g->env.places, j->id);
+	struct place_info info;
+
+	if (!p)
+		return -ENOENT;
+	place_info(p, &info);
+	j->nwords = (info.npages + 63) / 64;
+	return place_dirty(j->g->env.places, p, j->cursor, j->peek, &j->words,
+	    &j->pages, NULL);
+}
+
+static bool bit_at(const struct dirty_job *j, uint64_t i)
+{
+	return i < j->nwords * 64 && (j->words[i / 64] >> (i % 64) & 1);
+}
+
+/* The bitmap as extents: at most (max) in (buf), all of them counted. */
+static uint64_t to_extents(
+    const struct dirty_job *j, struct firn_extent *buf, uint64_t max)
+{
+	uint64_t n = 0;
+	uint64_t i = 0;
+
+	while (i < j->nwords * 64) {
+		uint64_t first = i;
+
+		if (j->words[i / 64] == 0) {
+			i = (i / 64 + 1) * 64;
+			continue;
+		}
+		while (bit_at(j, i))
+			i++;
+		if (i == first) {
+			i++;
+			continue;
+		}
+		if (n < max)
+			buf[n] = (struct firn_extent){first, i - first};
+		n++;
+	}
+	return n;
+}
+
+static int64_t give_dirty(struct guest_call *c, const struct dirty_job *j)
+{
+	uint64_t max = c->a[4];
+	struct firn_extent *buf AUTO_FREE = calloc(max + 1, sizeof(*buf));
+	struct firn_pages pages = {.pages = j->pages};
+	uint64_t n;
+
+	if (!buf)
+		return -ENOMEM;
+	pages.nextents = to_extents(j, buf, max);
+	n = pages.nextents < max ? pages.nextents : max;
+	if (n && guest_copy_out(c->g, c->a[3], buf, n * sizeof(*buf)) < 0)
+		return -EFAULT;
+	return give(c, c->a[5], &pages, sizeof(pages), 0);
+}
+
+static int64_t do_dirty(struct guest_call *c)
+{
+	char name[FIRN_NAME_MAX];
+	struct dirty_job j = {
+	    .g = c->g,
+	    .id = (uint32_t)c->a[0],
+	    .cursor = name,
+	    .peek = c->a[2] & FIRN_PEEK,
+	};
+	int64_t r;
+
+	if (c->a[0] > UINT32_MAX)
+		return -ENOENT;
+	if (c->a[2] & FIRN_EXACT)
+		return -ENOTSUP;
+	if (c->a[2] & ~(uint64_t)FIRN_PEEK)
+		return -EINVAL;
+	if (c->a[4] > FIRN_EXTENTS_MAX)
+		return -E2BIG;
+	r = get_name(c, c->a[1], false, name);
+	/* An advanced cursor cannot be wound back: look at the buffers first.
+	 */
+	if (r == 0)
+		r = check_out(c, c->a[3], c->a[4] * sizeof(struct firn_extent));
+	if (r == 0)
+		r = check_out(c, c->a[5], sizeof(struct firn_pages));
+	if (r == 0)
+		r = c->g->env.ops.on_control(
+		    c->g->env.ops.ctx, dirty_on_control, &j);
+	if (r == 0)
+		r = give_dirty(c, &j);
+	free(j.words);
+	return r;
+}
+
+static firn_fn *const calls[] = {
+    [FIRN_NR_VERSION - FIRN_NR_BASE] = do_version,
+    [FIRN_NR_SEGMENT_MAKE - FIRN_NR_BASE] = do_segment_make,
+    [FIRN_NR_SEGMENT_FIND - FIRN_NR_BASE] = do_segment_find,
+    [FIRN_NR_FREEZE - FIRN_NR_BASE] = do_freeze,
+    [FIRN_NR_SEVER - FIRN_NR_BASE] = do_sever,
+    [FIRN_NR_MAP - FIRN_NR_BASE] = do_map,
+    [FIRN_NR_UNMAP - FIRN_NR_BASE] = do_unmap,
+    [FIRN_NR_LOOKUP - FIRN_NR_BASE] = do_lookup,
+    [FIRN_NR_DESCRIBE - FIRN_NR_BASE] = do_describe,
+    [FIRN_NR_DIFF - FIRN_NR_BASE] = do_diff,
+    [FIRN_NR_DIRTY - FIRN_NR_BASE] = do_dirty,
+    [FIRN_NR_DERIVE - FIRN_NR_BASE] = do_derive,
+    [FIRN_NR_DROP - FIRN_NR_BASE] = do_drop,
+};
+
+_Static_assert(sizeof(calls) / sizeof(calls[0]) == FIRN_NR_END - FIRN_NR_BASE,
+    "every call has its function");
+
+int64_t firn_call(struct guest_call *c)
+{
+	return calls[c->nr - FIRN_NR_BASE](c);
+}

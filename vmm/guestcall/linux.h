@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* linux: Linux's calls on files, as functions of the table in linux.c. */
+#ifndef VMM_GUESTCALL_LINUX_H
+#define VMM_GUESTCALL_LINUX_H
+
+#include "vmm/guestcall/internal.h"
+
+/* Copy out unless (va) is 0, an argument that was left out. */
+int64_t give_out(
+    struct guest_call *c, uint64_t va, const void *buf, uint64_t len);
+
+int64_t linux_read(struct guest_call *c);
+int64_t linux_write(struct guest_call *c);
+int64_t linux_readv(struct guest_call *c);
+int64_t linux_writev(struct guest_call *c);
+int64_t linux_pread(struct guest_call *c);
+int64_t linux_open(struct guest_call *c);
+int64_t linux_openat(struct guest_call *c);
+int64_t linux_close(struct guest_call *c);
+int64_t linux_fstat(struct guest_call *c);
+int64_t linux_fstatat(struct guest_call *c);
+int64_t linux_lseek(struct guest_call *c);
+int64_t linux_poll(struct guest_call *c);
+int64_t linux_ioctl(struct guest_call *c);
+int64_t linux_fcntl(struct guest_call *c);
+int64_t linux_dup(struct guest_call *c);
+int64_t linux_dup2(struct guest_call *c); /* and dup3 */
+int64_t linux_readlink(struct guest_call *c);
+int64_t linux_readlinkat(struct guest_call *c);
+
+#endif /* VMM_GUESTCALL_LINUX_H */
