@@ -20,14 +20,14 @@
 #define LEAF_SIZE   (1ULL << LEAF_SHIFT)
 #define LEAF_NPAGES (LEAF_SIZE / PAGE_SIZE)
 
-#define RUN_ZERO UINT32_MAX /* as (layer): the pages read as zero */
+#define RUN_ZERO    UINT32_MAX /* as (layer): the pages read as zero */
 
 struct page_run {
 	uint64_t page;   /* first page number in the place or map */
 	uint64_t npages; /* at least 1 */
-	uint64_t index;  /* first page in the layer; 0 where layer is RUN_ZERO */
-	uint32_t layer;  /* the meaning of the number is the context's */
-	uint32_t pad;    /* 0 */
+	uint64_t index; /* first page in the layer; 0 where layer is RUN_ZERO */
+	uint32_t layer; /* the meaning of the number is the context's */
+	uint32_t pad;   /* 0 */
 };
 
 _Static_assert(sizeof(struct page_run) == 32, "run layout");

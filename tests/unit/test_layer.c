@@ -13,7 +13,8 @@
 #include "tests/unit/unit.h"
 #include "vmm/layer/layer_copy.h"
 
-#define SEALS (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+#define LIST(r, n) ((struct run_list){(r), (n)})
+#define SEALS      (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 /* A memfd of (len) bytes; page p holds bytes (first + p). */
 static int memfd_of(size_t len, int seals, int first)
@@ -282,13 +283,14 @@ static void test_copy(void **state)
 	    run_of(200, 9, RUN_ZERO, 0), run_of(300, 2, 1, 3),
 	    run_of(400, 1, 0, 0)};
 	atomic_ullong progress = 0;
-	struct layer_job job = {.progress = &progress};
+	struct layer_job job = {
+	    .layer_fd = fd, .nfds = 2, .progress = &progress};
 	struct layer_copied out;
 	struct layer_set *set = *state;
 	struct err e;
 	uint32_t id;
 
-	assert_int_equal(layer_copy_runs(r, 4, fd, 2, r, &job, &out, &e), 0);
+	assert_int_equal(layer_copy_runs(&job, LIST(r, 4), r, &out, &e), 0);
 	assert_int_equal(out.npages, 153);
 	assert_int_equal(progress, 153);
 	for (uint64_t i = 0; i < 150; i++)
@@ -311,32 +313,32 @@ static void test_copy_zero_and_refusals(void **state)
 	int fd = memfd_of(10 * PAGE_SIZE, SEALS, 1);
 	struct page_run r = run_of(5, 150, RUN_ZERO, 0);
 	struct page_run to;
-	atomic_bool cancel = true;
-	struct layer_job job = {.cancel = &cancel};
+	atomic_bool cancel = false;
+	struct layer_job job = {.layer_fd = &fd, .nfds = 1, .cancel = &cancel};
 	struct layer_copied out;
 	struct err e;
 
 	(void)state;
-	assert_int_equal(
-	    layer_copy_runs(&r, 1, NULL, 0, &to, NULL, &out, &e), 0);
+	assert_int_equal(layer_copy_runs(&job, LIST(&r, 1), &to, &out, &e), 0);
 	assert_int_equal(out.fd, -1);
 	assert_int_equal(out.npages, 0);
 	assert_int_equal(to.layer, RUN_ZERO);
 	r = run_of(0, 1, 1, 0);
 	assert_int_equal(
-	    layer_copy_runs(&r, 1, &fd, 1, &to, NULL, &out, &e), -EINVAL);
+	    layer_copy_runs(&job, LIST(&r, 1), &to, &out, &e), -EINVAL);
 	r = run_of(0, 11, 0, 0);
 	assert_int_equal(
-	    layer_copy_runs(&r, 1, &fd, 1, &to, NULL, &out, &e), -ERANGE);
+	    layer_copy_runs(&job, LIST(&r, 1), &to, &out, &e), -ERANGE);
 	r = run_of(0, (1ULL << 28) + 1, 0, 0);
 	assert_int_equal(
-	    layer_copy_runs(&r, 1, &fd, 1, &to, NULL, &out, &e), -EFBIG);
+	    layer_copy_runs(&job, LIST(&r, 1), &to, &out, &e), -EFBIG);
 	r = run_of(0, 1, 0, UINT64_MAX / PAGE_SIZE);
 	assert_int_equal(
-	    layer_copy_runs(&r, 1, &fd, 1, &to, NULL, &out, &e), -EFBIG);
+	    layer_copy_runs(&job, LIST(&r, 1), &to, &out, &e), -EFBIG);
 	r = run_of(0, 2, 0, 0);
+	cancel = true;
 	assert_int_equal(
-	    layer_copy_runs(&r, 1, &fd, 1, &to, &job, &out, &e), -ECANCELED);
+	    layer_copy_runs(&job, LIST(&r, 1), &to, &out, &e), -ECANCELED);
 	(void)close(fd);
 }
 
@@ -373,6 +375,7 @@ static void test_compare(void **state)
 	    run_of(0, 100, 0, 2), run_of(100, 4, 2, 0), run_of(200, 3, 0, 0)};
 	struct page_run b[4] = {run_of(0, 70, 1, 0), run_of(70, 30, 1, 100),
 	    run_of(100, 4, RUN_ZERO, 0), run_of(200, 3, 0, 0)};
+	struct layer_job job = {.layer_fd = fd, .nfds = 3};
 	struct list l = {.n = 0};
 	struct err e;
 
@@ -380,7 +383,8 @@ static void test_compare(void **state)
 	fd[2] = memfd_create("holes", MFD_CLOEXEC);
 	assert_int_equal(ftruncate(fd[2], 4 * PAGE_SIZE), 0);
 	assert_int_equal(
-	    layer_compare_runs(a, 3, b, 4, fd, 3, NULL, collect, &l, &e), 0);
+	    layer_compare_runs(&job, LIST(a, 3), LIST(b, 4), collect, &l, &e),
+	    0);
 	assert_int_equal(l.n, 1);
 	assert_int_equal(l.r[0].page, 70);
 	assert_int_equal(l.r[0].npages, 30);
@@ -388,13 +392,14 @@ static void test_compare(void **state)
 	a[1] = run_of(100, 4, 0, 0);
 	b[3] = run_of(200, 3, RUN_ZERO, 0);
 	assert_int_equal(
-	    layer_compare_runs(a, 3, b, 4, fd, 3, NULL, collect, &l, &e), 0);
+	    layer_compare_runs(&job, LIST(a, 3), LIST(b, 4), collect, &l, &e),
+	    0);
 	assert_int_equal(l.n, 2);
 	assert_int_equal(l.r[0].npages, 34);
 	assert_int_equal(l.r[1].page, 200);
 	assert_int_equal(l.r[1].npages, 3);
-	assert_int_equal(layer_compare_runs(
-			     a, 3, b, 4, fd, 3, NULL, refuse_extent, NULL, &e),
+	assert_int_equal(layer_compare_runs(&job, LIST(a, 3), LIST(b, 4),
+			     refuse_extent, NULL, &e),
 	    -ENOSPC);
 	for (int i = 0; i < 3; i++)
 		(void)close(fd[i]);
@@ -406,31 +411,35 @@ static void test_compare_refusals(void **state)
 	struct page_run a = run_of(0, 10, 0, 0);
 	struct page_run b[2] = {
 	    run_of(0, 5, RUN_ZERO, 0), run_of(6, 5, RUN_ZERO, 0)};
-	atomic_bool cancel = true;
-	struct layer_job job = {.cancel = &cancel};
+	atomic_bool cancel = false;
+	struct layer_job job = {.layer_fd = &fd, .nfds = 1, .cancel = &cancel};
 	struct list l = {.n = 0};
 	struct err e;
 
 	(void)state;
 	assert_int_equal(
-	    layer_compare_runs(&a, 1, b, 1, &fd, 1, NULL, collect, &l, &e),
+	    layer_compare_runs(&job, LIST(&a, 1), LIST(b, 1), collect, &l, &e),
 	    -EINVAL);
 	assert_int_equal(
-	    layer_compare_runs(&a, 1, b, 2, &fd, 1, NULL, collect, &l, &e),
+	    layer_compare_runs(&job, LIST(&a, 1), LIST(b, 2), collect, &l, &e),
 	    -EINVAL);
-	assert_int_equal(
-	    layer_compare_runs(b, 2, NULL, 0, &fd, 1, NULL, collect, &l, &e),
+	assert_int_equal(layer_compare_runs(
+			     &job, LIST(b, 2), LIST(NULL, 0), collect, &l, &e),
 	    -EINVAL);
+	job.nfds = 0;
 	assert_int_equal(
-	    layer_compare_runs(&a, 1, &a, 1, &fd, 0, NULL, collect, &l, &e),
+	    layer_compare_runs(&job, LIST(&a, 1), LIST(&a, 1), collect, &l, &e),
 	    -EINVAL);
+	job.nfds = 1;
+	cancel = true;
 	assert_int_equal(
-	    layer_compare_runs(&a, 1, &a, 1, &fd, 1, &job, collect, &l, &e),
+	    layer_compare_runs(&job, LIST(&a, 1), LIST(&a, 1), collect, &l, &e),
 	    -ECANCELED);
+	cancel = false;
 	b[0].npages = 11;
 	a.npages = 11;
 	assert_int_equal(
-	    layer_compare_runs(&a, 1, b, 1, &fd, 1, NULL, collect, &l, &e),
+	    layer_compare_runs(&job, LIST(&a, 1), LIST(b, 1), collect, &l, &e),
 	    -ERANGE);
 	(void)close(fd);
 }

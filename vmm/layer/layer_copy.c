@@ -22,32 +22,34 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 
 static bool cancelled(const struct layer_job *job)
 {
-	return job != NULL && job->cancel != NULL && atomic_load(job->cancel);
+	return job->cancel != NULL && atomic_load(job->cancel);
 }
 
 static void advance(const struct layer_job *job, uint64_t npages)
 {
-	if (job != NULL && job->progress != NULL)
+	if (job->progress != NULL)
 		(void)atomic_fetch_add(job->progress, npages);
 }
 
-static int check_layers(const struct page_run *r, size_t n, uint32_t nfds,
+static int check_layers(const struct layer_job *job, struct run_list l,
     uint64_t *npages, struct err *e)
 {
 	*npages = 0;
-	for (size_t i = 0; i < n; i++) {
-		if (r[i].layer == RUN_ZERO)
+	for (size_t i = 0; i < l.n; i++) {
+		const struct page_run *r = &l.run[i];
+
+		if (r->layer == RUN_ZERO)
 			continue;
-		if (r[i].layer >= nfds)
+		if (r->layer >= job->nfds)
 			return err_set(e, -EINVAL,
-			    "run %zu names layer %u of %u", i, r[i].layer,
-			    nfds);
-		if (r[i].npages > COPY_NPAGES_MAX - *npages ||
-		    r[i].index > COPY_NPAGES_MAX)
+			    "run %zu names layer %u of %u", i, r->layer,
+			    job->nfds);
+		if (r->npages > COPY_NPAGES_MAX - *npages ||
+		    r->index > COPY_NPAGES_MAX)
 			return err_set(e, -EFBIG,
 			    "the runs hold more than %llu pages",
 			    COPY_NPAGES_MAX);
-		*npages += r[i].npages;
+		*npages += r->npages;
 	}
 	return 0;
 }
@@ -100,7 +102,6 @@ static int write_pages(int fd, uint64_t index, uint64_t npages,
 
 /* Pages on their way: gathered from many runs, written in one go. */
 struct copy {
-	const int *layer_fd;
 	const struct layer_job *job;
 	struct err *e;
 	int fd;
@@ -129,8 +130,8 @@ static int copy_run(struct copy *c, const struct page_run *r)
 
 	while (done < r->npages) {
 		uint64_t n = min_u64(r->npages - done, CHUNK_NPAGES - c->nbuf);
-		int rc = read_pages(c->layer_fd[r->layer], r->index + done, n,
-		    c->buf + c->nbuf * PAGE_SIZE, c->e);
+		int rc = read_pages(c->job->layer_fd[r->layer], r->index + done,
+		    n, c->buf + c->nbuf * PAGE_SIZE, c->e);
 
 		if (rc != 0)
 			return rc;
@@ -167,54 +168,69 @@ static int seal_copy(int fd, struct err *e)
 	return 0;
 }
 
-/* Copies all runs; *c has its descriptor and buffer. */
-static int copy_all(
-    struct copy *c, const struct page_run *runs, size_t n, struct page_run *to)
+static int copy_all(struct copy *c, struct run_list from, struct page_run *to)
 {
 	uint64_t index = 0;
 
-	for (size_t i = 0; i < n; i++) {
-		bool zero = runs[i].layer == RUN_ZERO;
-		int rc = zero ? 0 : copy_run(c, &runs[i]);
+	for (size_t i = 0; i < from.n; i++) {
+		const struct page_run r = from.run[i];
+		bool zero = r.layer == RUN_ZERO;
+		int rc = zero ? 0 : copy_run(c, &r);
 
 		if (rc != 0)
 			return rc;
 		to[i] = (struct page_run){
-		    .page = runs[i].page,
-		    .npages = runs[i].npages,
+		    .page = r.page,
+		    .npages = r.npages,
 		    .index = zero ? 0 : index,
 		    .layer = zero ? RUN_ZERO : 0,
 		};
-		index += zero ? 0 : to[i].npages;
+		index += zero ? 0 : r.npages;
 	}
 	return copy_flush(c);
 }
 
-int layer_copy_runs(const struct page_run *runs, size_t n, const int *layer_fd,
-    uint32_t nfds, struct page_run *to, const struct layer_job *job,
-    struct layer_copied *out, struct err *e)
+/* Copies into (fd), which is empty, and seals it. */
+static int copy_into(int fd, const struct layer_job *job, struct run_list from,
+    struct page_run *to, struct err *e)
 {
-	AUTO_FREE unsigned char *buf = NULL;
+	struct copy c = {.job = job, .e = e, .fd = fd};
+	int rc;
+
+	c.buf = malloc(CHUNK_NPAGES * PAGE_SIZE);
+	if (c.buf == NULL)
+		return err_set(e, -ENOMEM, "no memory for a copy");
+	rc = copy_all(&c, from, to);
+	free(c.buf);
+	return rc == 0 ? seal_copy(fd, e) : rc;
+}
+
+static void copy_zeroes(struct run_list from, struct page_run *to)
+{
+	for (size_t i = 0; i < from.n; i++)
+		to[i] = (struct page_run){.page = from.run[i].page,
+		    .npages = from.run[i].npages,
+		    .layer = RUN_ZERO};
+}
+
+int layer_copy_runs(const struct layer_job *job, struct run_list from,
+    struct page_run *to, struct layer_copied *out, struct err *e)
+{
 	AUTO_CLOSE int fd = -1;
-	struct copy c = {.layer_fd = layer_fd, .job = job, .e = e};
 	uint64_t npages;
-	int rc = check_layers(runs, n, nfds, &npages, e);
+	int rc = check_layers(job, from, &npages, e);
 
 	if (rc != 0)
 		return rc;
-	if (npages != 0) {
-		buf = malloc(CHUNK_NPAGES * PAGE_SIZE);
-		if (buf == NULL)
-			return err_set(e, -ENOMEM, "no memory for a copy");
-		fd = open_copy(npages, e);
-		if (fd < 0)
-			return fd;
+	if (npages == 0) {
+		copy_zeroes(from, to);
+		*out = (struct layer_copied){.fd = -1};
+		return 0;
 	}
-	c.buf = buf;
-	c.fd = fd;
-	rc = copy_all(&c, runs, n, to);
-	if (rc == 0 && npages != 0)
-		rc = seal_copy(fd, e);
+	fd = open_copy(npages, e);
+	if (fd < 0)
+		return fd;
+	rc = copy_into(fd, job, from, to, e);
 	if (rc != 0)
 		return rc;
 	*out = (struct layer_copied){.fd = take_fd(&fd), .npages = npages};
@@ -232,7 +248,6 @@ struct side {
 };
 
 struct compare {
-	const int *layer_fd;
 	const struct layer_job *job;
 	struct err *e;
 	struct side a;
@@ -263,8 +278,8 @@ static int side_load(const struct compare *c, struct side *s, uint64_t npages)
 		memset(s->buf, 0, npages * PAGE_SIZE);
 		return 0;
 	}
-	return read_pages(c->layer_fd[s->run->layer], s->run->index + s->done,
-	    npages, s->buf, c->e);
+	return read_pages(c->job->layer_fd[s->run->layer],
+	    s->run->index + s->done, npages, s->buf, c->e);
 }
 
 /* The same page of the same layer, or zero twice: nothing to read. */
@@ -355,29 +370,29 @@ static int compare_all(struct compare *c)
 	return differ_flush(c);
 }
 
-int layer_compare_runs(const struct page_run *a, size_t na,
-    const struct page_run *b, size_t nb, const int *layer_fd, uint32_t nfds,
-    const struct layer_job *job, layer_differ_fn *fn, void *ctx, struct err *e)
+int layer_compare_runs(const struct layer_job *job, struct run_list a,
+    struct run_list b, layer_differ_fn *fn, void *ctx, struct err *e)
 {
-	AUTO_FREE unsigned char *buf = NULL;
-	struct compare c = {.layer_fd = layer_fd,
-	    .job = job,
+	struct compare c = {.job = job,
 	    .e = e,
-	    .a = {.run = a, .end = a + na},
-	    .b = {.run = b, .end = b + nb},
+	    .a = {.run = a.run, .end = a.run + a.n},
+	    .b = {.run = b.run, .end = b.run + b.n},
 	    .fn = fn,
 	    .ctx = ctx};
 	uint64_t npages;
-	int rc = check_layers(a, na, nfds, &npages, e);
+	int rc = check_layers(job, a, &npages, e);
 
 	if (rc == 0)
-		rc = check_layers(b, nb, nfds, &npages, e);
+		rc = check_layers(job, b, &npages, e);
 	if (rc != 0)
 		return rc;
-	buf = malloc(2 * CHUNK_NPAGES * PAGE_SIZE);
-	if (buf == NULL)
-		return err_set(e, -ENOMEM, "no memory to compare");
-	c.a.buf = buf;
-	c.b.buf = buf + CHUNK_NPAGES * PAGE_SIZE;
-	return compare_all(&c);
+	c.a.buf = malloc(CHUNK_NPAGES * PAGE_SIZE);
+	c.b.buf = malloc(CHUNK_NPAGES * PAGE_SIZE);
+	if (c.a.buf != NULL && c.b.buf != NULL)
+		rc = compare_all(&c);
+	else
+		rc = err_set(e, -ENOMEM, "no memory to compare");
+	free(c.a.buf);
+	free(c.b.buf);
+	return rc;
 }

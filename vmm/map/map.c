@@ -12,6 +12,7 @@
  */
 #include "vmm/map/map.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
 
@@ -19,6 +20,7 @@
 
 #define MAP_FANOUT_SHIFT 2
 #define MAP_FANOUT       (1u << MAP_FANOUT_SHIFT)
+#define LEVEL_MAX        20 /* of a map of MAP_NPAGES_MAX */
 #define INDEX_BITS       28
 #define INDEX_MAX        (1ULL << INDEX_BITS)
 
@@ -28,6 +30,8 @@ struct node {
 };
 
 _Static_assert(_Alignof(struct node) >= 2, "bit 0 of a node's address is free");
+_Static_assert(
+    1ULL << (LEVEL_MAX * MAP_FANOUT_SHIFT) == MAP_NPAGES_MAX, "LEVEL_MAX");
 
 static bool entry_is_run(uint64_t e)
 {
@@ -41,6 +45,7 @@ static bool entry_is_node(uint64_t e)
 
 static struct node *entry_node(uint64_t e)
 {
+	/* NOLINTNEXTLINE(performance-no-int-to-ptr): 8 bytes an entry. */
 	return (struct node *)(uintptr_t)e;
 }
 
@@ -64,6 +69,7 @@ static uint64_t entry_of(uint32_t layer, uint64_t index)
 /* Pages that an entry at (level) covers; pages have level 0. */
 static uint64_t level_span(unsigned level)
 {
+	assert(level <= LEVEL_MAX);
 	return 1ULL << (level * MAP_FANOUT_SHIFT);
 }
 
@@ -106,7 +112,7 @@ static uint64_t entry_get(struct map_store *st, uint64_t e)
 	return e;
 }
 
-/* Recursion is as deep as the tree: 20 levels at most. */
+/* Recursion is as deep as the tree, LEVEL_MAX. */
 static void entry_put(struct map_store *st, uint64_t e)
 {
 	struct node *nd;
