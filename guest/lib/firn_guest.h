@@ -22,10 +22,10 @@
 
 #include <stdint.h>
 
-#ifdef FIRN_GUEST_INSTALLED
-#include "guestcall.h"
-#else
+#if __has_include("shared/abi/guestcall.h")
 #include "shared/abi/guestcall.h"
+#else
+#include <firn/guestcall.h> /* as installed */
 #endif
 
 #ifdef __cplusplus

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/* musl: yes */
+/*
+ * sink NAME [SECONDS]: finds segment NAME and writes to it at random for ever,
+ * or so long; prints each second how many writes it made and the longest gap
+ * between two of them, by the time stamp counter.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <x86intrin.h>
+
+#include "guest/lib/firn_guest.h"
+
+#define PAGE  4096u
+#define BATCH 4096u /* writes between looks at the clock's second */
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static double ticks_per_us(void)
+{
+	uint64_t t0 = now_ns();
+	uint64_t c0 = __rdtsc();
+
+	while (now_ns() - t0 < 20000000)
+		;
+	return (double)(__rdtsc() - c0) * 1000 / (double)(now_ns() - t0);
+}
+
+int main(int argc, char **argv)
+{
+	struct firn_segment seg;
+	uint64_t seconds = argc > 2 ? strtoull(argv[2], NULL, 0) : UINT64_MAX;
+	uint64_t rnd = 0x9e3779b97f4a7c15;
+	double per_us = ticks_per_us();
+	int r = argc > 1 ? firn_segment_find(argv[1], &seg) : -2;
+
+	if (r < 0) {
+		fprintf(stderr, "sink: %s\n", strerror(-r));
+		return 1;
+	}
+	for (uint64_t s = 0; s < seconds; s++) {
+		uint64_t start = __rdtsc();
+		uint64_t last = start;
+		uint64_t worst = 0;
+		uint64_t writes = 0;
+
+		while ((double)(last - start) < per_us * 1000000) {
+			for (unsigned i = 0; i < BATCH; i++) {
+				uint64_t now;
+
+				rnd ^= rnd << 13;
+				rnd ^= rnd >> 7;
+				rnd ^= rnd << 17;
+				*(volatile uint64_t
+					*)(uintptr_t)(seg.va +
+						      rnd % (seg.size / PAGE) *
+							  PAGE) = rnd;
+				now = __rdtsc();
+				if (now - last > worst)
+					worst = now - last;
+				last = now;
+			}
+			writes += BATCH;
+		}
+		printf("%" PRIu64 " writes, worst gap %.1f us\n", writes,
+		    (double)worst / per_us);
+		fflush(stdout);
+	}
+	return 0;
+}
