@@ -105,6 +105,8 @@ struct place_step {
 	size_t nruns;
 	int layer_fd; /* -1: all runs are zero */
 	uint64_t layer_npages;
+	/* These runs are all there is: they go over a map of zeroes, whatever
+	 * the map was (it was all zero, unless the step before severed). */
 	bool first;
 };
 
