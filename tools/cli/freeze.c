@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+/* freeze and sever: one call with two names. */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "tools/cli/cli.h"
+#include "vmm/core/cleanup.h"
+
+static void print(const struct cli *c, const json_t *r)
+{
+	char pause[32], total[32];
+	static const struct col id[] = {{"snapshot", "snapshot", COL_TEXT}};
+
+	(void)c;
+	out_record(r, id, 1);
+	printf("pages:    %" PRIu64 ", dirty %" PRIu64 ", copied %" PRIu64 "\n",
+	    json_u64(r, "pages"), json_u64(r, "dirty_pages"),
+	    json_u64(r, "copied_pages"));
+	printf("paused:   %s of %s\n",
+	    fmt_ns(json_u64(r, "pause_ns"), pause, sizeof(pause)),
+	    fmt_ns(json_u64(r, "total_ns"), total, sizeof(total)));
+}
+
+static int take(struct cli *c, const struct args *a, const char *method)
+{
+	AUTO_FREE char *vm = NULL;
+	AUTO_FREE char *segment = NULL;
+	json_t *r;
+	int ret = EX_OK;
+
+	if (split_place(a->words[0], &vm, &segment))
+		return cli_fail(c, "out of memory");
+	r = cli_call(c, method,
+	    json_pack("{s:s, s:s*, s:s*}", "vm", vm, "segment", segment, "name",
+		a->name));
+	if (!r)
+		return EX_FAIL;
+	if (c->json)
+		ret = out_json(r);
+	else
+		print(c, r);
+	json_decref(r);
+	return ret;
+}
+
+int verb_freeze(struct cli *c, const struct args *a)
+{
+	return take(c, a, "segment.freeze");
+}
+
+int verb_sever(struct cli *c, const struct args *a)
+{
+	return take(c, a, "segment.sever");
+}

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * import: a file becomes a sealed memfd, by qemu-img, and that a snapshot.
+ *
+ * The image is hostile: qemu-img looks at it first and says whether it refers
+ * to other files, which would end up in the snapshot; then it converts in the
+ * format found, straight into the memfd, watched for what it allocates.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "shared/page/run.h"
+#include "tools/cli/cli.h"
+#include "vmm/core/cleanup.h"
+
+#define IMPORT_MAX (1ull << 40) /* bytes of an image's virtual size */
+
+/* The name of another file that the image refers to, or NULL. */
+static const char *other_file(const json_t *info, const char *self)
+{
+	const json_t *data =
+	    json_object_get(json_object_get(info, "format-specific"), "data");
+	const char *s = json_str(info, "backing-filename");
+	json_t *x;
+	size_t i;
+
+	if (*s)
+		return s;
+	s = json_str(data, "data-file");
+	if (*s)
+		return s;
+	json_array_foreach(json_object_get(data, "extents"), i, x)
+	{
+		s = json_str(x, "filename");
+		if (*s && strcmp(s, self))
+			return s;
+	}
+	return NULL;
+}
+
+static json_t *image_info(struct cli *c, const char *path, const char *shown)
+{
+	const char *const argv[] = {
+	    "qemu-img", "info", "-U", "--output=json", "--", path, NULL};
+	struct proc p = {
+	    .argv = argv, .keep_fd = -1, .keep_fd2 = -1, .grow_fd = -1};
+	AUTO_FREE char *out = NULL;
+	json_t *info;
+
+	if (proc_run(c, &p, shown, &out))
+		return NULL;
+	info = json_loads(out, 0, NULL);
+	if (!json_is_object(info)) {
+		cli_fail(c, "%s: qemu-img info printed no JSON", shown);
+		json_decref(info);
+		return NULL;
+	}
+	return info;
+}
+
+/* The format and size of an image that may be imported; 0 or -1. */
+static int check_image(struct cli *c, const struct args *a, const char *path,
+    char *format, size_t len, uint64_t *npages)
+{
+	const char *shown = a->words[0];
+	json_t *info = image_info(c, path, shown);
+	const char *other;
+	uint64_t size;
+	int ret = -1;
+
+	if (!info)
+		return -1;
+	other = other_file(info, path);
+	size = json_u64(info, "virtual-size");
+	if (other && !a->allow_backing)
+		cli_fail(c,
+		    "%s: refers to another file, %s: refused (if you trust the "
+		    "image, give --allow-backing)",
+		    shown, other);
+	else if (size > IMPORT_MAX)
+		cli_fail(c, "%s: is of %" PRIu64 " bytes, the limit is %llu",
+		    shown, size, IMPORT_MAX);
+	else if (!size)
+		cli_fail(c, "%s: is empty", shown);
+	else
+		ret = 0;
+	snprintf(format, len, "%s", json_str(info, "format"));
+	*npages = (size + PAGE_SIZE - 1) >> PAGE_SHIFT;
+	json_decref(info);
+	return ret;
+}
+
+/* What the host can give without swapping; a bound for hostile images. */
+static uint64_t memory_free(void)
+{
+	FILE *f = fopen("/proc/meminfo", "re");
+	unsigned long long kb = 0;
+	char line[128];
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "MemAvailable: %llu kB", &kb) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return kb * 1024;
+}
+
+static int convert(struct cli *c, const char *shown, const char *path,
+    const char *format, int fd)
+{
+	char to[64];
+	const char *const argv[] = {"qemu-img", "convert", "-U", "-n",
+	    "--target-is-zero", "-f", format, "-O", "raw", "--", path, to,
+	    NULL};
+	struct proc p = {.argv = argv,
+	    .keep_fd = fd,
+	    .keep_fd2 = -1,
+	    .grow_fd = fd,
+	    .grow_max = memory_free() / 4 * 3};
+
+	snprintf(to, sizeof(to), "/proc/self/fd/%d", fd);
+	return proc_run(c, &p, shown, NULL);
+}
+
+/* The image as a sealed memfd of *npages pages; -1. */
+static int image_memfd(struct cli *c, const struct args *a, uint64_t *npages)
+{
+	AUTO_FREE char *path = realpath(a->words[0], NULL);
+	AUTO_CLOSE int fd = -1;
+	const char *shown = a->words[0];
+	char format[32];
+	struct stat st;
+
+	if (!path || stat(path, &st)) {
+		cli_fail(c, "%s: %s", shown, strerror(errno));
+		return -1;
+	}
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+		cli_fail(c, "%s: is neither a file nor a block device", shown);
+		return -1;
+	}
+	if (check_image(c, a, path, format, sizeof(format), npages))
+		return -1;
+	fd = memfd_create("firn-import", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0 || ftruncate(fd, (off_t)(*npages << PAGE_SHIFT))) {
+		cli_fail(c, "cannot make a memfd: %s", strerror(errno));
+		return -1;
+	}
+	if (convert(c, shown, path, format, fd))
+		return -1;
+	/* qemu-img may have cut the file to the image's own size. */
+	if (ftruncate(fd, (off_t)(*npages << PAGE_SHIFT)) ||
+	    fcntl(fd, F_ADD_SEALS,
+		F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
+		cli_fail(c, "cannot seal the memfd: %s", strerror(errno));
+		return -1;
+	}
+	return take_fd(&fd);
+}
+
+int verb_import(struct cli *c, const struct args *a)
+{
+	static const struct col cols[] = {
+	    {"snapshot", "snapshot", COL_TEXT},
+	    {"pages", "pages", COL_UINT},
+	};
+	uint64_t npages;
+	AUTO_CLOSE int fd = image_memfd(c, a, &npages);
+	json_t *r;
+	int ret = EX_OK;
+
+	if (fd < 0)
+		return c->got_sig ? EX_SIGNAL + c->got_sig : EX_FAIL;
+	r = cli_call_fds(c, "snapshot.import",
+	    json_pack(
+		"{s:s*, s:I}", "name", a->name, "pages", (json_int_t)npages),
+	    &fd, 1, NULL, NULL);
+	if (!r)
+		return EX_FAIL;
+	if (c->json)
+		ret = out_json(r);
+	else
+		out_record(r, cols, 2);
+	json_decref(r);
+	return ret;
+}

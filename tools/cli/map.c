@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "tools/cli/cli.h"
+#include "vmm/core/cleanup.h"
+
+static const struct col cols[] = {
+    {"view", "view", COL_UINT},
+    {"gpa", "gpa", COL_HEX},
+    {"pages", "pages", COL_UINT},
+    {"extents", "extents", COL_UINT},
+    {"map_ns", "time", COL_NS},
+};
+
+int verb_map(struct cli *c, const struct args *a)
+{
+	json_t *p = json_pack("{s:s, s:s, s:s*}", "vm", a->words[0], "snapshot",
+	    a->words[1], "name", a->name);
+	json_t *r;
+	int ret = EX_OK;
+
+	if (p && a->cow)
+		json_object_set_new(p, "cow", json_true());
+	if (p && a->gpa_set)
+		json_object_set_new(p, "gpa", json_integer((json_int_t)a->gpa));
+	r = cli_call(c, "view.map", p);
+	if (!r)
+		return EX_FAIL;
+	if (c->json)
+		ret = out_json(r);
+	else
+		out_record(r, cols, sizeof(cols) / sizeof(cols[0]));
+	json_decref(r);
+	return ret;
+}
+
+int verb_unmap(struct cli *c, const struct args *a)
+{
+	AUTO_FREE char *vm = NULL;
+	AUTO_FREE char *view = NULL;
+
+	if (split_place(a->words[0], &vm, &view))
+		return cli_fail(c, "out of memory");
+	if (!view) {
+		cli_fail(c, "%s names no view: write VM:VIEW", a->words[0]);
+		return EX_USAGE;
+	}
+	return cli_simple(
+	    c, "view.unmap", json_pack("{s:s, s:s}", "vm", vm, "view", view));
+}

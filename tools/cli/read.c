@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "shared/page/run.h"
+#include "tools/cli/cli.h"
+#include "vmm/core/cleanup.h"
+
+#define CHUNK (1u << 20)
+
+int write_all(int fd, const void *buf, size_t len)
+{
+	const char *p = buf;
+	ssize_t n;
+
+	while (len) {
+		n = write(fd, p, len);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		p += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+static int copy_out(
+    struct cli *c, const struct firn_snapshot *s, uint64_t at, uint64_t len)
+{
+	AUTO_FREE char *buf = malloc(CHUNK);
+	uint64_t size = firn_snapshot_pages(s) << PAGE_SHIFT;
+	struct firn_error e;
+	int ret;
+
+	if (!buf)
+		return cli_fail(c, "out of memory");
+	if (at > size || len > size - at)
+		return cli_fail(c,
+		    "%" PRIu64 " bytes at %" PRIu64 " end beyond the "
+		    "snapshot's %" PRIu64,
+		    len, at, size);
+	while (len) {
+		size_t n = len < CHUNK ? (size_t)len : CHUNK;
+
+		if (firn_snapshot_read(s, at, buf, n, &e))
+			return cli_fail(c, "%s", e.msg);
+		ret = write_all(STDOUT_FILENO, buf, n);
+		if (ret)
+			return cli_fail(c, "stdout: %s", strerror(-ret));
+		at += n;
+		len -= n;
+	}
+	return EX_OK;
+}
+
+int verb_read(struct cli *c, const struct args *a)
+{
+	struct firn_snapshot *s;
+	struct firn_error e;
+	uint64_t at, len;
+	int ret;
+
+	for (size_t i = 1; i <= 2; i++) {
+		if (!parse_size(a->words[i], i == 1 ? &at : &len))
+			continue;
+		cli_fail(c, "%s is not a number of bytes", a->words[i]);
+		return EX_USAGE;
+	}
+	if (c->json) {
+		cli_fail(c, "--json has no meaning here: stdout is the bytes");
+		return EX_USAGE;
+	}
+	if (firn_open_snapshot(c->conn, a->words[0], &s, &e))
+		return cli_fail(c, "%s", e.msg);
+	ret = copy_out(c, s, at, len);
+	firn_snapshot_close(s);
+	return ret;
+}

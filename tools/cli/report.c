@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+/* The report of a guest that faulted, with its code disassembled. */
+#include <capstone/capstone.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/cli/cli.h"
+
+#define CODE_MAX  64u /* bytes at rip that are looked at */
+#define INSNS_MAX 4u
+
+static size_t unhex(const char *s, uint8_t *out, size_t max)
+{
+	size_t n = 0;
+	unsigned byte;
+
+	while (n < max && sscanf(s, "%2x", &byte) == 1 && s[0] && s[1]) {
+		out[n++] = (uint8_t)byte;
+		s += 2;
+	}
+	return n;
+}
+
+static void disassemble(const json_t *report)
+{
+	uint8_t code[CODE_MAX];
+	size_t len = unhex(json_str(report, "code"), code, sizeof(code));
+	cs_insn *insn;
+	csh cs;
+	size_t n;
+
+	if (!len || cs_open(CS_ARCH_X86, CS_MODE_64, &cs))
+		return;
+	n = cs_disasm(cs, code, len, json_u64(report, "rip"), INSNS_MAX, &insn);
+	if (!n)
+		fprintf(stderr, "  code:     %s (not an instruction)\n",
+		    json_str(report, "code"));
+	for (size_t i = 0; i < n; i++)
+		fprintf(stderr, "  %s 0x%" PRIx64 ": %s %s\n",
+		    i ? "         " : "code:    ", insn[i].address,
+		    insn[i].mnemonic, insn[i].op_str);
+	if (n)
+		cs_free(insn, n);
+	cs_close(&cs);
+}
+
+static void registers(const json_t *regs)
+{
+	const char *name;
+	json_t *v;
+	unsigned k = 0;
+
+	json_object_foreach((json_t *)(uintptr_t)regs, name, v)
+	{
+		if (!json_is_integer(v))
+			continue;
+		fputs(k % 4 ? "  " : "  ", stderr);
+		out_text(stderr, name);
+		fprintf(stderr, "%*s%016" PRIx64 "%s",
+		    (int)(strlen(name) < 7 ? 7 - strlen(name) : 1), "",
+		    (uint64_t)json_integer_value(v), ++k % 3 ? "" : "\n");
+	}
+	if (k % 3)
+		fputc('\n', stderr);
+}
+
+static void field(const json_t *report, const char *key, const char *title)
+{
+	const json_t *v = json_object_get(report, key);
+
+	if (json_is_string(v) && *json_string_value(v)) {
+		fprintf(stderr, "  %-9s ", title);
+		out_text(stderr, json_string_value(v));
+		fputc('\n', stderr);
+	} else if (json_is_integer(v)) {
+		fprintf(stderr, "  %-9s 0x%" PRIx64 "\n", title,
+		    (uint64_t)json_integer_value(v));
+	}
+}
+
+void report_print(const struct cli *c, const char *who, const json_t *report)
+{
+	(void)c;
+	fputs("firn: ", stderr);
+	out_text(stderr, who);
+	fputs(": the guest was ended: ", stderr);
+	out_text(stderr, json_str(report, "why"));
+	fputc('\n', stderr);
+	field(report, "rip", "rip:");
+	field(report, "address", "address:");
+	field(report, "segment", "segment:");
+	field(report, "snapshot", "snapshot:");
+	disassemble(report);
+	registers(json_object_get(report, "registers"));
+}

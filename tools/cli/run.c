@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: MIT */
+/* run: launch a program as a guest, and wait for it unless detached. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tools/cli/cli.h"
+#include "tools/libfirn/firn_json.h"
+#include "vmm/core/cleanup.h"
+
+#define KILL_MS 3000 /* that a VM has to end in after a signal */
+
+static int open_program(struct cli *c, const char *path)
+{
+	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st)) {
+		cli_fail(c, "%s: %s", path, strerror(errno));
+		return -1;
+	}
+	if (!S_ISREG(st.st_mode)) {
+		cli_fail(c, "%s: is not a regular file", path);
+		return -1;
+	}
+	return take_fd(&fd);
+}
+
+/* --segment NAME=SIZE; 0, or the exit status. */
+static int add_segments(struct cli *c, const struct args *a, json_t *p)
+{
+	json_t *list = json_array();
+	uint64_t size;
+
+	for (size_t i = 0; i < a->segments.n; i++) {
+		const char *s = a->segments.v[i];
+		const char *eq = strchr(s, '=');
+		int ret = parse_size(eq + 1, &size);
+
+		if (ret || !size) {
+			cli_fail(c, "--segment %s: %s", s,
+			    ret == -ERANGE ? "the size is too large"
+					   : "not a size above 0");
+			json_decref(list);
+			return EX_USAGE;
+		}
+		json_array_append_new(
+		    list, json_pack("{s:s%, s:I}", "name", s, (size_t)(eq - s),
+			      "size", (json_int_t)size));
+	}
+	if (a->segments.n)
+		return json_object_set_new(p, "segments", list) ? EX_FAIL : 0;
+	json_decref(list);
+	return 0;
+}
+
+static json_t *give_list(const struct args *a)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < a->give.n; i++) {
+		const char *s = a->give.v[i];
+		const char *eq = strchr(s, '=');
+
+		json_array_append_new(
+		    list, json_pack("{s:s%, s:s}", "name", s, (size_t)(eq - s),
+			      "ref", eq + 1));
+	}
+	return list;
+}
+
+static json_t *strings(const char *const *v, size_t n)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < n; i++)
+		json_array_append_new(list, json_string(v[i]));
+	return list;
+}
+
+/* The parameters of vm.launch in *out; 0, or the exit status. */
+static int params(struct cli *c, const struct args *a, json_t **out)
+{
+	const char *const *words = (const char *const *)a->words;
+	json_t *p = json_pack("{s:o, s:o, s:o, s:s*, s:b}", "args",
+	    strings(words, a->nwords), "env", strings(a->env.v, a->env.n),
+	    "give", give_list(a), "name", a->name, "detach", a->detach);
+	int ret;
+
+	if (!p)
+		return cli_fail(c, "out of memory, or a word is not UTF-8");
+	if (json_array_size(json_object_get(p, "args")) != a->nwords ||
+	    json_array_size(json_object_get(p, "env")) != a->env.n ||
+	    json_array_size(json_object_get(p, "give")) != a->give.n) {
+		json_decref(p);
+		return cli_fail(c, "a word is not UTF-8");
+	}
+	if (a->mem)
+		json_object_set_new(p, "mem", json_integer((json_int_t)a->mem));
+	ret = add_segments(c, a, p);
+	if (ret)
+		json_decref(p);
+	else
+		*out = p;
+	return ret;
+}
+
+static json_t *launch(struct cli *c, const struct args *a, json_t *p)
+{
+	AUTO_CLOSE int prog = open_program(c, a->words[0]);
+	int fds[4] = {prog, STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO};
+
+	if (prog < 0) {
+		json_decref(p);
+		return NULL;
+	}
+	return cli_call_fds(c, "vm.launch", p, fds, 4, NULL, NULL);
+}
+
+static void kill_vm(struct cli *c, const char *id)
+{
+	struct firn_error e;
+	uint64_t seq;
+
+	(void)firn_call_async_json(c->conn, "vm.kill",
+	    json_pack("{s:s}", "vm", id), NULL, 0, &seq, &e);
+}
+
+/*
+ * Wait for the answer to (seq), and for signals: the first one kills the VM,
+ * and so does our going.
+ */
+static json_t *await(struct cli *c, const char *id, uint64_t seq)
+{
+	struct pollfd p[2] = {
+	    {.fd = firn_fd(c->conn), .events = POLLIN},
+	    {.fd = c->sig_fd, .events = POLLIN},
+	};
+	struct firn_error e;
+	json_t *r = NULL;
+	int ret, n;
+
+	for (;;) {
+		ret = firn_wait_reply_json(c->conn, seq, 0, &r, NULL, NULL, &e);
+		if (!ret)
+			return r;
+		if (ret != -ETIMEDOUT && ret != -EINTR)
+			break;
+		n = poll(p, c->got_sig ? 1 : 2, c->got_sig ? KILL_MS : -1);
+		if (n == 0)
+			return NULL;
+		if (!c->got_sig && cli_signalled(c, 0))
+			kill_vm(c, id);
+	}
+	if (!c->got_sig)
+		cli_fail(c, "%s", e.msg);
+	return NULL;
+}
+
+static int finish(struct cli *c, const struct args *a, json_t *r)
+{
+	json_t *report = json_object_get(r, "report");
+	int status = (int)json_u64(r, "status") & 0xff;
+
+	if (c->json && out_json(r))
+		return EX_FAIL;
+	if (c->got_sig)
+		return EX_SIGNAL + c->got_sig;
+	if (json_is_object(report)) {
+		report_print(c, a->name ? a->name : a->words[0], report);
+		return EX_FAULT;
+	}
+	if (strcmp(json_str(r, "reason"), "exit") &&
+	    strcmp(json_str(r, "reason"), "exited"))
+		cli_fail(c, "the guest ended: %s", json_str(r, "reason"));
+	return status;
+}
+
+static int attached(struct cli *c, const struct args *a, uint64_t vm)
+{
+	struct firn_error e;
+	uint64_t seq;
+	char id[24];
+	json_t *r;
+	int ret;
+
+	snprintf(id, sizeof(id), "%llu", (unsigned long long)vm);
+	if (firn_call_async_json(c->conn, "vm.wait",
+		json_pack("{s:s}", "vm", id), NULL, 0, &seq, &e))
+		return cli_fail(c, "%s", e.msg);
+	r = await(c, id, seq);
+	if (!r)
+		return c->got_sig ? EX_SIGNAL + c->got_sig : EX_FAIL;
+	ret = finish(c, a, r);
+	json_decref(r);
+	return ret;
+}
+
+int verb_run(struct cli *c, const struct args *a)
+{
+	json_t *p, *r;
+	uint64_t vm;
+	int ret;
+
+	ret = params(c, a, &p);
+	if (ret)
+		return ret;
+	if (a->detach && c->firnd) {
+		json_decref(p);
+		return cli_fail(c, "no daemon runs, and a detached VM needs "
+				   "one: start it with `firn daemon`");
+	}
+	r = launch(c, a, p);
+	if (!r)
+		return EX_FAIL;
+	vm = json_u64(r, "vm");
+	if (a->detach) {
+		if (c->json) {
+			ret = out_json(r);
+		} else {
+			out_text(stdout, json_str(r, "name"));
+			putchar('\n');
+		}
+	}
+	json_decref(r);
+	return a->detach ? ret : attached(c, a, vm);
+}

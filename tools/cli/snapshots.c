@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+#include "tools/cli/cli.h"
+
+static const struct col list_cols[] = {
+    {"id", "ID", COL_UINT},
+    {"name", "NAME", COL_TEXT},
+    {"pages", "PAGES", COL_UINT},
+    {"size", "SIZE", COL_SIZE},
+    {"layers", "LAYERS", COL_UINT},
+    {"origin", "ORIGIN", COL_TEXT},
+    {"parent", "PARENT", COL_TEXT},
+};
+
+static const struct col show_cols[] = {
+    {"id", "id", COL_UINT},
+    {"name", "name", COL_TEXT},
+    {"size", "size", COL_SIZE},
+    {"pages", "pages", COL_UINT},
+    {"layers", "layers", COL_UINT},
+    {"extents", "extents", COL_UINT},
+    {"exclusive_pages", "exclusive pages", COL_UINT},
+    {"shared_pages", "shared pages", COL_UINT},
+    {"zero_pages", "zero pages", COL_UINT},
+    {"origin", "origin", COL_TEXT},
+    {"parent", "parent", COL_TEXT},
+    {"payer", "payer", COL_TEXT},
+};
+
+int verb_snapshots(struct cli *c, const struct args *a)
+{
+	json_t *r = cli_call(c, "snapshot.list", json_object());
+	int ret;
+
+	(void)a;
+	if (!r)
+		return EX_FAIL;
+	ret = c->json ? out_json(r)
+		      : out_table(json_object_get(r, "snapshots"), list_cols,
+			    sizeof(list_cols) / sizeof(list_cols[0]));
+	json_decref(r);
+	return ret;
+}
+
+int verb_show(struct cli *c, const struct args *a)
+{
+	json_t *r = cli_call(
+	    c, "snapshot.show", json_pack("{s:s}", "snapshot", a->words[0]));
+	int ret = EX_OK;
+
+	if (!r)
+		return EX_FAIL;
+	if (c->json)
+		ret = out_json(r);
+	else
+		out_record(
+		    r, show_cols, sizeof(show_cols) / sizeof(show_cols[0]));
+	json_decref(r);
+	return ret;
+}
