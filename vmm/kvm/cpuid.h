@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+/* cpuid: what KVM supports of the CPU; inside vmm/kvm only. */
+#ifndef VMM_KVM_CPUID_H
+#define VMM_KVM_CPUID_H
+
+#include <stdint.h>
+
+struct kvm_cpuid2;
+
+/* KVM's supported CPUID, from the heap; 0 or -errno. */
+int cpuid_get(int kvm_fd, struct kvm_cpuid2 **out);
+
+/* Bits of a guest-physical address; 0 or -errno. */
+int cpuid_phys_bits(int kvm_fd, unsigned *bits);
+
+/* The XCR0 that a guest may have: at least x87 and SSE. */
+uint64_t cpuid_xcr0(const struct kvm_cpuid2 *c);
+
+#endif /* VMM_KVM_CPUID_H */
