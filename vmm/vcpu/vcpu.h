@@ -16,8 +16,25 @@
 #include "vmm/core/err.h"
 
 /* Order of (gpr), that of the hardware's encoding. */
-enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14,
-	R15, NGPR };
+enum {
+	RAX,
+	RCX,
+	RDX,
+	RBX,
+	RSP,
+	RBP,
+	RSI,
+	RDI,
+	R8,
+	R9,
+	R10,
+	R11,
+	R12,
+	R13,
+	R14,
+	R15,
+	NGPR
+};
 
 struct cpu_regs {
 	uint64_t gpr[NGPR];
@@ -44,12 +61,13 @@ struct cpu_start {
 };
 
 enum vcpu_exit_kind {
-	VCPU_DOORBELL,  /* out at a port: (port) */
-	VCPU_STRAY,     /* an access to memory that is not there or read-only */
-	VCPU_SHUTDOWN,  /* triple fault: registers may be lost */
-	VCPU_INTERNAL,  /* KVM could not go on: (suberror) */
-	VCPU_KICKED,    /* asked to leave */
-	VCPU_FAILED,    /* KVM_RUN failed with (error), or an exit nobody expects */
+	VCPU_DOORBELL, /* out at a port: (port) */
+	VCPU_STRAY,    /* an access to memory that is not there or read-only */
+	VCPU_SHUTDOWN, /* triple fault: registers may be lost */
+	VCPU_INTERNAL, /* KVM could not go on: (suberror) */
+	VCPU_KICKED,   /* asked to leave */
+	VCPU_FAILED,   /* KVM_RUN failed with (error), or an exit nobody expects
+			*/
 };
 
 struct vcpu_exit {
@@ -64,6 +82,13 @@ struct vcpu_exit {
 };
 
 struct vcpu;
+
+/*
+ * Once in the process, before any kick: the signal that takes a thread out of
+ * the guest. It also interrupts blocking calls of that thread, which must begin
+ * them again. 0 or -errno.
+ */
+int vcpu_signal_init(void);
 
 /*
  * Make vCPU (id) of (vm_fd). cpuid and XCR0 are what KVM supports. NULL with
@@ -88,7 +113,8 @@ void vcpu_run(struct vcpu *v, struct vcpu_exit *x);
 struct cpu_regs *vcpu_regs(struct vcpu *v);
 
 /* Make vcpu_run() return VCPU_KICKED soon, also when it has not yet begun; any
- * thread. The kick is consumed by that return. */
+ * thread. The kick is consumed by that return; a return without one is
+ * possible. */
 void vcpu_kick(struct vcpu *v);
 
 #endif /* VMM_VCPU_VCPU_H */
