@@ -8,7 +8,7 @@
 #include "shared/page/run.h"
 #include "tools/cli/cli.h"
 
-#define CELL_MAX 96u
+#define CELL_MAX 512u
 
 void out_text(FILE *f, const char *s)
 {
