@@ -33,6 +33,8 @@
 /* The guest goes on writing between the count and the pause: room for more. */
 #define ROOM_MORE(n) ((n) / 16 + 32)
 
+#define UNMAP_CHUNKS 8 /* at a time: 16 MiB */
+
 struct lift {
 	bool first;
 	struct page_run *runs;
@@ -202,6 +204,30 @@ static void collapse_data(struct place *p, const uint64_t *data)
 		place_back_chunk(p, c * LEAF_NPAGES);
 }
 
+/*
+ * Unmap the data from this process and the guest beforehand, so that less is
+ * left to unmap under the pause; the file keeps it. In steps, as a guest that
+ * touches a page of the step meanwhile waits for its end.
+ */
+static void unmap_data(struct place *p, const uint64_t *data)
+{
+	uint64_t n = place_nchunks(p);
+	uint64_t c = next_chunk(p, data, 0, true);
+
+	while (c < n) {
+		uint64_t end = next_chunk(p, data, c, false);
+		uint64_t len;
+
+		if (end > c + UNMAP_CHUNKS)
+			end = c + UNMAP_CHUNKS;
+		len = end * LEAF_SIZE < place_len(p)
+			  ? (end - c) * LEAF_SIZE
+			  : place_len(p) - c * LEAF_SIZE;
+		(void)madvise(p->hva + c * LEAF_SIZE, len, MADV_DONTNEED);
+		c = next_chunk(p, data, end, true);
+	}
+}
+
 static int lift_first_prepare(struct place *p, struct lift *l, struct err *e)
 {
 	uint64_t words = (place_nchunks(p) + 63) / 64;
@@ -217,9 +243,11 @@ static int lift_first_prepare(struct place *p, struct lift *l, struct err *e)
 	r = find_data(p, l);
 	if (r == 0)
 		r = bound_extents(p, l);
-	if (r == 0)
-		collapse_data(p, l->data);
-	return r;
+	if (r < 0)
+		return r;
+	collapse_data(p, l->data);
+	unmap_data(p, l->data);
+	return 0;
 }
 
 /* Under the pause: whatever was added since it was prepared. All known chunks

@@ -1,0 +1,712 @@
+/* SPDX-License-Identifier: MIT */
+/* wrap: memfd_create mmap fcntl ftruncate fallocate calloc malloc */
+/* wrap: gmem_add gmem_log kvm_dirty_get pagemap_private */
+/* place: every refusal, and a failure at every step of every operation. */
+#include "tests/unit/unit.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "tests/unit/kvmguest.h"
+#include "vmm/kvm/kvm_dirty.h"
+#include "vmm/mem/pagemap.h"
+#include "vmm/place/place.h"
+
+#define SEALS  (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+#define GPA    0x10000000u
+#define NPAGES 2100u /* four whole chunks and a part of one */
+#define TIMES  64    /* no operation makes as many calls of one kind */
+
+/* --- calls that fail on demand -------------------------------------------- */
+
+enum seam {
+	MEMFD,
+	MMAP,
+	FCNTL,
+	TRUNCATE,
+	ALLOCATE,
+	CALLOC,
+	MALLOC,
+	ADD,
+	LOG,
+	GETLOG,
+	SCAN,
+	NSEAMS
+};
+
+static int fail_in[NSEAMS]; /* the nth call from now fails; 0: none */
+static int fail_errno = ENOMEM;
+
+static bool failing(enum seam s)
+{
+	if (fail_in[s] == 0 || --fail_in[s] > 0)
+		return false;
+	errno = fail_errno;
+	return true;
+}
+
+int __real_memfd_create(const char *name, unsigned flags);
+int __wrap_memfd_create(const char *name, unsigned flags);
+void *__real_mmap(void *a, size_t n, int prot, int flags, int fd, off_t o);
+void *__wrap_mmap(void *a, size_t n, int prot, int flags, int fd, off_t o);
+int __real_fcntl(int fd, int cmd, ...);
+int __wrap_fcntl(int fd, int cmd, ...);
+int __real_ftruncate(int fd, off_t n);
+int __wrap_ftruncate(int fd, off_t n);
+int __real_fallocate(int fd, int mode, off_t o, off_t n);
+int __wrap_fallocate(int fd, int mode, off_t o, off_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__real_malloc(size_t n);
+void *__wrap_malloc(size_t n);
+int __real_gmem_add(struct gmem *g, const struct gmem_bank *b, struct err *e);
+int __wrap_gmem_add(struct gmem *g, const struct gmem_bank *b, struct err *e);
+int __real_gmem_log(struct gmem *g, uint32_t slot, bool on, struct err *e);
+int __wrap_gmem_log(struct gmem *g, uint32_t slot, bool on, struct err *e);
+int __real_kvm_dirty_get(int vm_fd, uint32_t slot, uint64_t *bitmap);
+int __wrap_kvm_dirty_get(int vm_fd, uint32_t slot, uint64_t *bitmap);
+int __real_pagemap_private(
+    int fd, const void *hva, uint64_t n, uint64_t *bits, uint64_t *count);
+int __wrap_pagemap_private(
+    int fd, const void *hva, uint64_t n, uint64_t *bits, uint64_t *count);
+
+int __wrap_memfd_create(const char *name, unsigned flags)
+{
+	return failing(MEMFD) ? -1 : __real_memfd_create(name, flags);
+}
+
+void *__wrap_mmap(void *a, size_t n, int prot, int flags, int fd, off_t o)
+{
+	return failing(MMAP) ? MAP_FAILED
+			     : __real_mmap(a, n, prot, flags, fd, o);
+}
+
+int __wrap_fcntl(int fd, int cmd, ...)
+{
+	va_list ap;
+	int arg;
+
+	va_start(ap, cmd);
+	arg = va_arg(ap, int);
+	va_end(ap);
+	return failing(FCNTL) ? -1 : __real_fcntl(fd, cmd, arg);
+}
+
+int __wrap_ftruncate(int fd, off_t n)
+{
+	return failing(TRUNCATE) ? -1 : __real_ftruncate(fd, n);
+}
+
+int __wrap_fallocate(int fd, int mode, off_t o, off_t n)
+{
+	return failing(ALLOCATE) ? -1 : __real_fallocate(fd, mode, o, n);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+	return failing(CALLOC) ? NULL : __real_calloc(n, size);
+}
+
+void *__wrap_malloc(size_t n)
+{
+	return failing(MALLOC) ? NULL : __real_malloc(n);
+}
+
+int __wrap_gmem_add(struct gmem *g, const struct gmem_bank *b, struct err *e)
+{
+	return failing(ADD) ? -ENOMEM : __real_gmem_add(g, b, e);
+}
+
+int __wrap_gmem_log(struct gmem *g, uint32_t slot, bool on, struct err *e)
+{
+	return failing(LOG) ? -ENOMEM : __real_gmem_log(g, slot, on, e);
+}
+
+int __wrap_kvm_dirty_get(int vm_fd, uint32_t slot, uint64_t *bitmap)
+{
+	return failing(GETLOG) ? -ENOMEM
+			       : __real_kvm_dirty_get(vm_fd, slot, bitmap);
+}
+
+int __wrap_pagemap_private(
+    int fd, const void *hva, uint64_t n, uint64_t *bits, uint64_t *count)
+{
+	return failing(SCAN) ? -ENOMEM
+			     : __real_pagemap_private(fd, hva, n, bits, count);
+}
+
+/* --- the bench -------------------------------------------------------------
+ */
+
+struct rig {
+	struct kvmguest guest;
+	struct gmem gmem;
+	struct gate gate;
+	struct places *ps;
+	int pagemap;
+};
+
+static int setup(void **state)
+{
+	struct rig *g = calloc(1, sizeof(*g));
+
+	if (kvmguest_open(&g->guest) < 0) {
+		perror("kvm");
+		return -1;
+	}
+	g->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	gmem_init(&g->gmem, g->guest.vm, 39);
+	gate_init(&g->gate, NULL, NULL);
+	g->ps = places_new(&g->gmem, &g->gate, g->pagemap);
+	memset(fail_in, 0, sizeof(fail_in));
+	*state = g;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct rig *g = *state;
+
+	places_free(g->ps);
+	gate_fini(&g->gate);
+	kvmguest_close(&g->guest);
+	(void)close(g->pagemap);
+	free(g);
+	return 0;
+}
+
+static int count_fds(void)
+{
+	DIR *d = opendir("/proc/self/fd");
+	int n = 0;
+
+	while (readdir(d) != NULL)
+		n++;
+	(void)closedir(d);
+	return n;
+}
+
+/* Mappings of segments and layers. */
+static int count_maps(void)
+{
+	FILE *f = fopen("/proc/self/maps", "re");
+	char line[512];
+	int n = 0;
+
+	while (fgets(line, sizeof(line), f) != NULL)
+		n += strstr(line, "memfd:firn") != NULL;
+	(void)fclose(f);
+	return n;
+}
+
+static struct place *make(struct rig *g)
+{
+	struct err e = {0};
+	struct place *p;
+
+	assert_int_equal(
+	    place_make(g->ps, "seg", GPA, NPAGES * 4096ULL, &p, &e), 0);
+	return p;
+}
+
+static void put(struct rig *g, uint32_t page, uint32_t value)
+{
+	struct kvmguest_write w = {GPA + page * 4096, value};
+
+	gate_enter(&g->gate);
+	assert_int_equal(kvmguest_do(&g->guest, &w, 1), 0);
+	gate_leave(&g->gate);
+}
+
+static uint32_t at(struct place *p, uint32_t page)
+{
+	struct place_info info;
+	uint32_t v;
+
+	place_info(p, &info);
+	memcpy(&v, info.hva + page * 4096ULL, sizeof(v));
+	return v;
+}
+
+static void freeze(struct rig *g, struct place *p, struct place_frozen *f)
+{
+	struct err e = {0};
+	int r = place_freeze(g->ps, p, f, &e);
+
+	if (r != 0)
+		fail_msg("%d: %s", r, e.msg);
+}
+
+static int reopen(int fd)
+{
+	char path[64];
+
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* --- refusals ---------------------------------------------------------------
+ */
+
+static void test_make_refuses(void **state)
+{
+	struct rig *g = *state;
+	char longest[FIRN_NAME_MAX + 1];
+	struct err e = {0};
+	struct place *p;
+	int fds = count_fds();
+
+	memset(longest, 'a', sizeof(longest));
+	longest[FIRN_NAME_MAX] = '\0';
+#define MAKE(name, gpa, size) place_make(g->ps, name, gpa, size, &p, &e)
+	assert_int_equal(MAKE("a", 0, 0), -EINVAL);
+	assert_int_equal(MAKE("a", 0, 4097), -EINVAL);
+	assert_int_equal(MAKE("a", 0, (PLACE_NPAGES_MAX + 1) * 4096), -EINVAL);
+	assert_int_equal(MAKE("a", 4096, 4096), -EINVAL);
+	assert_int_equal(MAKE("", 0, 4096), -EINVAL);
+	assert_int_equal(MAKE("a b", 0, 4096), -EINVAL);
+	assert_int_equal(MAKE("a:b", 0, 4096), -EINVAL);
+	assert_int_equal(MAKE(longest, 0, 4096), -EINVAL);
+	assert_int_equal(MAKE("a", 0, 1ULL << 39), -ENOSPC);
+	assert_true(MAKE("a", 1ULL << 39, 4096) < 0);
+	assert_int_equal(MAKE("a", GPA, 4096), 0);
+	assert_int_equal(MAKE("a", 0, 4096), -EEXIST);
+	assert_int_equal(MAKE("b", GPA, 4096), -EEXIST);
+	assert_int_equal(count_fds(), fds + 1);
+	for (int i = 1; i < PLACES_MAX; i++) {
+		(void)snprintf(longest, sizeof(longest), "p%d", i);
+		assert_int_equal(MAKE(longest, 0, 4096), 0);
+	}
+	assert_int_equal(MAKE("b", 0, 4096), -ENOSPC);
+	assert_non_null(strstr(e.msg, "32"));
+	assert_ptr_equal(places_by_name(g->ps, "p3"), places_by_id(g->ps, 3));
+	assert_null(places_by_id(g->ps, 77));
+	assert_null(places_by_gpa(g->ps, GPA + 4096));
+	assert_ptr_equal(
+	    places_by_gpa(g->ps, GPA + 4095), places_by_name(g->ps, "a"));
+	assert_null(places_nth(g->ps, PLACES_MAX));
+}
+
+static int open_view(struct rig *g, enum place_kind kind,
+    const struct page_run *r, size_t n, int fd, struct place **p)
+{
+	struct err e = {0};
+	int ret = place_open(
+	    g->ps, "view", 0x20000000, kind, NPAGES, r, n, &fd, 1, 9, p, &e);
+
+	if (ret < 0)
+		assert_int_equal(e.code, ret);
+	return ret;
+}
+
+static void test_open_refuses(void **state)
+{
+	struct rig *g = *state;
+	struct page_run r[2] = {{.page = 0, .npages = 2}};
+	struct place *p = make(g);
+	struct place_frozen f;
+	struct err e = {0};
+	int loose = memfd_create("loose", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	int ro;
+
+	put(g, 1, 7);
+	freeze(g, p, &f);
+	ro = reopen(f.step[0].layer_fd);
+	assert_int_equal(
+	    open_view(g, PLACE_VIEW_RO, r, 1, f.step[0].layer_fd, &p), -EPERM);
+	assert_int_equal(open_view(g, PLACE_VIEW_RO, r, 1, file, &p), -EPERM);
+	assert_int_equal(open_view(g, PLACE_VIEW_RO, r, 1, loose, &p), -EPERM);
+	assert_int_equal(open_view(g, PLACE_VIEW_RO, r, 1, -1, &p), -EPERM);
+	assert_int_equal(open_view(g, PLACE_SEGMENT, r, 1, ro, &p), -EINVAL);
+	r[0].npages = 0;
+	assert_int_equal(open_view(g, PLACE_VIEW_RO, r, 1, ro, &p), -EINVAL);
+	r[0].npages = NPAGES + 1;
+	assert_int_equal(open_view(g, PLACE_VIEW_RO, r, 1, ro, &p), -ERANGE);
+	r[0].npages = 2;
+	r[0].index = NPAGES - 1;
+	assert_int_equal(open_view(g, PLACE_VIEW_RO, r, 1, ro, &p), -ERANGE);
+	r[0].index = 0;
+	r[0].layer = 1;
+	assert_int_equal(open_view(g, PLACE_VIEW_RO, r, 1, ro, &p), -EPROTO);
+	r[0].layer = 0;
+	r[1] = r[0];
+	assert_int_equal(open_view(g, PLACE_VIEW_RO, r, 2, ro, &p), -EPROTO);
+	assert_int_equal(open_view(g, PLACE_VIEW_RO, r, 1, ro, &p), 0);
+	assert_int_equal(at(p, 1), 7);
+	assert_int_equal(place_freeze(g->ps, p, &f, &e), -EPERM);
+	assert_int_equal(place_sever(g->ps, p, &f, &e), -EPERM);
+	assert_int_equal(
+	    place_dirty(g->ps, p, "c", false, NULL, NULL, &e), -EPERM);
+	assert_int_equal(place_close(g->ps, p, &e), 0);
+	p = places_by_name(g->ps, "seg");
+	assert_int_equal(place_close(g->ps, p, &e), -EPERM);
+	(void)close(loose);
+	(void)close(file);
+	(void)close(ro);
+}
+
+static void test_too_many_runs(void **state)
+{
+	struct rig *g = *state;
+	size_t n = 24001;
+	struct page_run *r = calloc(n, sizeof(*r));
+	struct err e = {0};
+	struct place *p;
+
+	for (size_t i = 0; i < n; i++)
+		r[i] = (struct page_run){
+		    .page = i, .npages = 1, .layer = RUN_ZERO};
+	assert_int_equal(place_open(g->ps, "v", 0, PLACE_VIEW_RO, n, r, n, NULL,
+			     0, 1, &p, &e),
+	    -E2BIG);
+	free(r);
+}
+
+static void test_dirty_refuses(void **state)
+{
+	struct rig *g = *state;
+	struct place *p = make(g);
+	struct err e = {0};
+	uint64_t *words;
+	uint64_t n;
+	char name[] = "c0";
+
+	assert_int_equal(
+	    place_dirty(g->ps, p, "", false, &words, &n, &e), -EINVAL);
+	for (int i = 0; i < PLACE_CURSORS_MAX; i++, name[1]++) {
+		assert_int_equal(
+		    place_dirty(g->ps, p, name, false, &words, &n, &e), 0);
+		free(words);
+	}
+	assert_int_equal(
+	    place_dirty(g->ps, p, "more", false, &words, &n, &e), -ENOSPC);
+}
+
+/* --- what a freeze promises --------------------------------------------------
+ */
+
+static void test_layer_never_grows(void **state)
+{
+	struct rig *g = *state;
+	struct place *p = make(g);
+	struct place_frozen f;
+	struct place_info info;
+	struct stat before;
+	struct stat after;
+	unsigned sum = 0;
+
+	put(g, 600, 1);
+	put(g, NPAGES - 1, 2);
+	freeze(g, p, &f);
+	assert_int_equal(f.nsteps, 1);
+	assert_true(f.step[0].first);
+	assert_int_equal(f.copied_pages, 0);
+	assert_int_equal(f.step[0].nruns, 2);
+	assert_int_equal(fcntl(f.step[0].layer_fd, F_GET_SEALS, 0), SEALS);
+	assert_int_equal(fstat(f.step[0].layer_fd, &before), 0);
+	place_info(p, &info);
+	for (uint32_t i = 0; i < NPAGES; i++)
+		sum += info.hva[i * 4096ULL];
+	assert_int_equal(sum, 3);
+	assert_int_equal(fstat(f.step[0].layer_fd, &after), 0);
+	assert_int_equal(before.st_blocks, after.st_blocks);
+}
+
+static void test_later_is_dense(void **state)
+{
+	struct rig *g = *state;
+	struct place *p = make(g);
+	struct place_frozen f;
+	uint64_t resident;
+	uint64_t own;
+	struct stat st;
+
+	put(g, 3, 1);
+	freeze(g, p, &f);
+	place_frozen_done(p, 1);
+	put(g, 3, 0);
+	put(g, 1000, 5);
+	put(g, 2000, 6);
+	freeze(g, p, &f);
+	assert_int_equal(f.nsteps, 1);
+	assert_false(f.step[0].first);
+	assert_int_equal(f.dirty_pages, 3);
+	assert_int_equal(f.copied_pages, 2);
+	assert_int_equal(f.step[0].nruns, 3);
+	assert_int_equal(f.step[0].runs[0].layer, RUN_ZERO);
+	assert_int_equal(f.step[0].runs[2].index, 1);
+	assert_int_equal(fstat(f.step[0].layer_fd, &st), 0);
+	assert_int_equal(st.st_size, 2 * 4096);
+	assert_int_equal(fcntl(f.step[0].layer_fd, F_GET_SEALS, 0), SEALS);
+	place_frozen_done(p, 1);
+	put(g, 1000, 8);
+	freeze(g, p, &f);
+	assert_int_equal(f.dirty_pages, 1);
+	place_frozen_done(p, 1);
+	freeze(g, p, &f);
+	assert_int_equal(f.nsteps, 0);
+	assert_int_equal(place_usage(p, &resident, &own), 0);
+	assert_int_equal(own, 3 * 4096);
+	assert_true(resident > own);
+}
+
+static void test_seal_fails(void **state)
+{
+	struct rig *g = *state;
+	struct place *p = make(g);
+	struct place_frozen f;
+	struct err e = {0};
+
+	put(g, 3, 1);
+	fail_errno = EBUSY;
+	fail_in[FCNTL] = 1;
+	assert_int_equal(place_freeze(g->ps, p, &f, &e), -EBUSY);
+	assert_int_equal(at(p, 3), 1);
+	put(g, 4, 2);
+	fail_in[FCNTL] = 1;
+	assert_int_equal(place_freeze(g->ps, p, &f, &e), -EBUSY);
+	fail_in[FCNTL] = 2;
+	assert_int_equal(place_freeze(g->ps, p, &f, &e), -EBUSY);
+	put(g, 5, 2);
+	freeze(g, p, &f);
+	assert_int_equal(f.nsteps, 3);
+	assert_true(f.step[0].first);
+	assert_int_equal(f.step[1].runs[0].page, 4);
+	assert_int_equal(f.step[2].runs[0].page, 5);
+	place_frozen_done(p, 1);
+	put(g, 6, 2);
+	freeze(g, p, &f);
+	assert_int_equal(f.nsteps, 3);
+	assert_int_equal(f.step[0].runs[0].page, 4);
+	put(g, 7, 2);
+	freeze(g, p, &f);
+	assert_int_equal(f.nsteps, 4);
+	assert_int_equal(place_freeze(g->ps, p, &f, &e), -ENOSPC);
+	fail_errno = ENOMEM;
+}
+
+static void test_sparse(void **state)
+{
+	struct rig *g = *state;
+	uint64_t npages = 1400 * LEAF_NPAGES;
+	struct place_frozen f;
+	struct err e = {0};
+	struct place *p;
+
+	assert_int_equal(
+	    place_make(g->ps, "sparse", GPA, npages * 4096, &p, &e), 0);
+	for (uint32_t c = 0; c < 1400; c += 2)
+		put(g, c * 512 + 1, c + 1);
+	freeze(g, p, &f);
+	/* 700 extents are more than it will have. */
+	assert_int_equal(f.step[0].nruns, 1);
+	for (uint32_t c = 0; c < 1400; c++)
+		assert_int_equal(at(p, c * 512 + 1), c % 2 ? 0 : c + 1);
+}
+
+/* --- a failure at every step -------------------------------------------------
+ */
+
+typedef int op_fn(struct rig *g, struct place *p, struct err *e);
+
+static int op_freeze(struct rig *g, struct place *p, struct err *e)
+{
+	struct place_frozen f;
+
+	return place_freeze(g->ps, p, &f, e);
+}
+
+static int op_sever(struct rig *g, struct place *p, struct err *e)
+{
+	struct place_frozen f;
+
+	return place_sever(g->ps, p, &f, e);
+}
+
+static int op_make(struct rig *g, struct place *p, struct err *e)
+{
+	(void)p;
+	return place_make(g->ps, "other", 0, 3 << 20, &p, e);
+}
+
+static int op_dirty(struct rig *g, struct place *p, struct err *e)
+{
+	uint64_t *words = NULL;
+	uint64_t n;
+	int r = place_dirty(g->ps, p, "c", false, &words, &n, e);
+
+	free(words);
+	return r;
+}
+
+static int op_open(struct rig *g, struct place *p, struct err *e)
+{
+	struct page_run r[2] = {{.page = 3, .npages = 1, .layer = RUN_ZERO},
+	    {.page = 5, .npages = 3, .index = 2}};
+	int fd = memfd_create("firn", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int ro = reopen(fd);
+	int ret = -ENOMEM;
+
+	(void)__real_ftruncate(fd, 5 * 4096);
+	(void)__real_fcntl(fd, F_ADD_SEALS, SEALS);
+	if (fd >= 0)
+		ret = place_open(
+		    g->ps, "v", 0, PLACE_VIEW_COW, 100, r, 2, &ro, 1, 3, &p, e);
+	if (ro >= 0)
+		(void)close(ro);
+	if (fd >= 0)
+		(void)close(fd);
+	return ret;
+}
+
+/* What the layers of all steps say of the pages 0 to 9. */
+static void check_steps(const struct place_frozen *f, const uint32_t *want)
+{
+	uint32_t got[10] = {0};
+
+	for (uint32_t s = 0; s < f->nsteps; s++)
+		for (size_t i = 0; i < f->step[s].nruns; i++) {
+			const struct page_run *r = &f->step[s].runs[i];
+
+			for (uint64_t k = 0; k < r->npages && r->page + k < 10;
+			     k++) {
+				got[r->page + k] = 0;
+				if (r->layer != RUN_ZERO)
+					(void)pread(f->step[s].layer_fd,
+					    &got[r->page + k], 4,
+					    (off_t)(r->index + k) * 4096);
+			}
+		}
+	assert_memory_equal(got, want, sizeof(got));
+}
+
+/* Is the (n)th fcntl() of (op) the one that seals? A sever first fixes the size
+ * of the fresh memfd. */
+static bool sealing(op_fn *op, int n)
+{
+	return (op == op_freeze && n == 1) || (op == op_sever && n == 2);
+}
+
+/* One failure of (op) at the (n)th call of (s). True when there was one. */
+static bool fail_once(struct rig *g, op_fn *op, bool frozen, enum seam s, int n)
+{
+	uint32_t want[10] = {0, 11, 12, 0, 0, 15};
+	struct place *p = make(g);
+	struct place_frozen f;
+	struct err e = {0};
+	int fds;
+	int maps;
+	int r;
+
+	put(g, 1, 11);
+	put(g, 2, frozen ? 99 : 12);
+	put(g, 5, 15);
+	put(g, 1500, 1);
+	if (frozen) {
+		freeze(g, p, &f);
+		put(g, 2, 12);
+	}
+	fds = count_fds();
+	maps = count_maps();
+	fail_in[s] = n;
+	r = op(g, p, &e);
+	if (fail_in[s] > 0) {
+		fail_in[s] = 0;
+		return false;
+	}
+	/* What test_seal_fails() is about. */
+	if (s == FCNTL && sealing(op, n))
+		return true;
+	if (r < 0) {
+		assert_int_equal(
+		    r, s == FCNTL && op == op_open ? -EPERM : -ENOMEM);
+		assert_int_equal(count_fds(), fds);
+		assert_int_equal(count_maps(), maps);
+		for (uint32_t i = 0; i < 10; i++)
+			assert_int_equal(at(p, i), want[i]);
+		put(g, 7, 17);
+		want[7] = 17;
+		freeze(g, p, &f);
+		check_steps(&f, want);
+	}
+	return true;
+}
+
+static void fail_all(op_fn *op, bool frozen, const char *what)
+{
+	int failures = 0;
+
+	for (enum seam s = 0; s < NSEAMS; s++)
+		for (int n = 1; n < TIMES; n++) {
+			void *state;
+			bool more;
+
+			assert_int_equal(setup(&state), 0);
+			more = fail_once(state, op, frozen, s, n);
+			(void)teardown(&state);
+			if (!more)
+				break;
+			failures++;
+		}
+	printf("%s: %d failures\n", what, failures);
+	assert_true(failures > 3);
+}
+
+static void test_fail_make(void **state)
+{
+	(void)state;
+	fail_all(op_make, false, "make");
+}
+
+static void test_fail_freeze(void **state)
+{
+	(void)state;
+	fail_all(op_freeze, false, "first freeze");
+	fail_all(op_freeze, true, "later freeze");
+}
+
+static void test_fail_sever(void **state)
+{
+	(void)state;
+	fail_all(op_sever, false, "first sever");
+	fail_all(op_sever, true, "later sever");
+}
+
+static void test_fail_open(void **state)
+{
+	(void)state;
+	fail_all(op_open, false, "open");
+}
+
+static void test_fail_dirty(void **state)
+{
+	(void)state;
+	fail_all(op_dirty, false, "dirty");
+	fail_all(op_dirty, true, "dirty of a frozen one");
+}
+
+int main(void)
+{
+#define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
+	const struct CMUnitTest tests[] = {
+	    TEST(test_make_refuses),
+	    TEST(test_open_refuses),
+	    TEST(test_too_many_runs),
+	    TEST(test_dirty_refuses),
+	    TEST(test_layer_never_grows),
+	    TEST(test_later_is_dense),
+	    TEST(test_seal_fails),
+	    TEST(test_sparse),
+	    cmocka_unit_test(test_fail_make),
+	    cmocka_unit_test(test_fail_freeze),
+	    cmocka_unit_test(test_fail_sever),
+	    cmocka_unit_test(test_fail_open),
+	    cmocka_unit_test(test_fail_dirty),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
