@@ -283,10 +283,13 @@ static void test_forget_fails(void **state)
 
 /* --- the model ------------------------------------------------------------ */
 
-#define MODEL_BASE   0x10000000ULL
+/* Four slots of tables, and four of blocks. */
+#define MODEL_SMALL  0x10000000ULL
+#define MODEL_LARGE  (AS_LARGE_MIN + 10 * LEAF_SIZE)
 #define MODEL_NPAGES 2048u /* 8 MiB: four slots */
 
 struct model {
+	uint64_t base;
 	bool mapped[MODEL_NPAGES];
 	uint32_t prot[MODEL_NPAGES];
 	uint64_t value[MODEL_NPAGES];
@@ -319,7 +322,7 @@ static uint32_t pick_prot(uint64_t *s)
 static void model_write(
     struct fake *f, struct model *m, uint32_t page, uint64_t v)
 {
-	uint64_t va = MODEL_BASE + page * PAGE_SIZE;
+	uint64_t va = m->base + page * PAGE_SIZE;
 	uint64_t room;
 	uint64_t gpa;
 	int r = as_resolve(&f->as, va, AS_W, &gpa, &room);
@@ -336,7 +339,7 @@ static void model_write(
 
 static void model_read(struct fake *f, struct model *m, uint32_t page)
 {
-	uint64_t va = MODEL_BASE + page * PAGE_SIZE;
+	uint64_t va = m->base + page * PAGE_SIZE;
 	uint64_t seen = 0;
 	uint64_t room;
 	uint64_t gpa;
@@ -361,7 +364,7 @@ static void model_read(struct fake *f, struct model *m, uint32_t page)
 static void model_range(
     struct fake *f, struct model *m, uint64_t *s, uint32_t first, uint32_t n)
 {
-	uint64_t va = MODEL_BASE + first * PAGE_SIZE;
+	uint64_t va = m->base + first * PAGE_SIZE;
 	uint64_t len = n * PAGE_SIZE;
 	uint32_t op = rnd(s) % 4;
 	uint32_t prot = pick_prot(s);
@@ -402,7 +405,7 @@ static uint64_t model_committed(const struct model *m)
 	return n;
 }
 
-static void test_model(void **state)
+static void run_model(uint64_t base)
 {
 	uint64_t seed = 0x5eed0000 + (uint64_t)getpid();
 	uint64_t s = seed;
@@ -410,9 +413,9 @@ static void test_model(void **state)
 	struct as_ops ops = fake_ops(&f);
 	struct model *m = calloc(1, sizeof(*m));
 
-	(void)state;
 	print_message("seed %#llx\n", (unsigned long long)seed);
 	assert_non_null(m);
+	m->base = base;
 	fake_init(&f, &ops);
 	for (uint32_t i = 0; i < 30000; i++) {
 		uint32_t first = rnd(&s) % MODEL_NPAGES;
@@ -430,12 +433,23 @@ static void test_model(void **state)
 	}
 	for (uint32_t i = 0; i < MODEL_NPAGES; i++)
 		model_read(&f, m, i);
-	assert_int_equal(
-	    as_unmap(&f.as, MODEL_BASE, MODEL_NPAGES * PAGE_SIZE), 0);
+	assert_int_equal(as_unmap(&f.as, m->base, MODEL_NPAGES * PAGE_SIZE), 0);
 	assert_int_equal(f.as.nareas, 0);
 	assert_int_equal(f.as.frames.nfree, RAM_NPAGES);
 	fake_fini(&f);
 	free(m);
+}
+
+static void test_model_small(void **state)
+{
+	(void)state;
+	run_model(MODEL_SMALL);
+}
+
+static void test_model_large(void **state)
+{
+	(void)state;
+	run_model(MODEL_LARGE);
 }
 
 int main(void)
@@ -447,7 +461,8 @@ int main(void)
 	    cmocka_unit_test(test_window),
 	    cmocka_unit_test(test_brk),
 	    cmocka_unit_test(test_forget_fails),
-	    cmocka_unit_test(test_model),
+	    cmocka_unit_test(test_model_small),
+	    cmocka_unit_test(test_model_large),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

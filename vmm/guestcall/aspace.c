@@ -39,6 +39,17 @@ static bool in_window(uint64_t va)
 	return va >= FIRN_WINDOW && va < AS_WINDOW_END;
 }
 
+/* The chunk of segment 0 that a slot of the large zone shows. */
+static uint64_t chunk_of(uint64_t va)
+{
+	return (va - AS_LARGE_MIN) / LEAF_SIZE;
+}
+
+static bool in_large(const struct aspace *as, uint64_t va)
+{
+	return va >= AS_LARGE_MIN && chunk_of(va) < as->frames.nchunks;
+}
+
 static uint64_t prot_bits(uint32_t prot)
 {
 	if (prot == 0)
@@ -281,20 +292,24 @@ static uint32_t union_prot(
 static int leaf_unmap(struct aspace *as, uint64_t *pde, uint64_t slot,
     uint64_t start, uint64_t end)
 {
-	uint64_t gpa = *pde & PTE_GPA;
+	uint64_t was = *pde;
+	uint64_t gpa = was & PTE_GPA;
 	bool any;
 	uint32_t prot = union_prot(as, slot, slot + LEAF_SIZE, &any);
-	int r;
+	int r = 0;
 
+	if (any && (was & PTE_RESERVED))
+		return 0;
 	if (any) {
 		*pde = gpa | PTE_PS | PTE_HUGE | PTE_FRAME | prot_bits(prot);
 		return as->ops->zero(
 		    as->ops->ctx, gpa + (start - slot), end - start);
 	}
 	*pde = PTE_HUGE;
-	r = as->ops->forget(as->ops->ctx, gpa, LEAF_SIZE);
+	if (was & PTE_FRAME)
+		r = as->ops->forget(as->ops->ctx, gpa, LEAF_SIZE);
 	if (r == 0)
-		frames_give_chunk(&as->frames, (gpa - as->ram_gpa) / PAGE_SIZE);
+		frames_give_chunk(&as->frames, chunk_of(slot));
 	return r;
 }
 
@@ -392,6 +407,42 @@ static bool block_wx(
 	return false;
 }
 
+/* May all slots of the large zone in [start, end) be used? */
+static bool large_free(struct aspace *as, uint64_t start, uint64_t end)
+{
+	for (uint64_t slot = leaf_down(start); slot < end; slot += LEAF_SIZE) {
+		uint64_t *pde;
+
+		if (!in_large(as, slot))
+			continue;
+		pde = pg_pde(&as->pg, slot, true);
+		if (!pde)
+			return false;
+		if (!(*pde & (PTE_FRAME | PTE_RESERVED)) &&
+		    !frames_chunk_free(&as->frames, chunk_of(slot)))
+			return false;
+	}
+	return true;
+}
+
+/* Set their chunks aside; large_free() said that it can be done. */
+static void large_reserve(struct aspace *as, uint64_t start, uint64_t end)
+{
+	for (uint64_t slot = leaf_down(start); slot < end; slot += LEAF_SIZE) {
+		uint64_t *pde;
+		bool old;
+
+		if (!in_large(as, slot))
+			continue;
+		pde = pg_pde(&as->pg, slot, false);
+		if (*pde & (PTE_FRAME | PTE_RESERVED))
+			continue;
+		frames_take_chunk(&as->frames, chunk_of(slot), &old);
+		*pde = (as->ram_gpa + chunk_of(slot) * LEAF_SIZE) | PTE_HUGE |
+		       PTE_RESERVED | (old ? PTE_OLD : 0);
+	}
+}
+
 /*
  * A new area lies at [start, end). Of a 2 MiB block there that other areas kept
  * alive, its part reads zero and becomes accessible.
@@ -427,6 +478,8 @@ int as_map_fixed(
 	r = area_room(as, 2);
 	if (r == 0 && !stack)
 		r = may_promise(as, va, va + len, prot);
+	if (r == 0 && !large_free(as, va, va + len))
+		r = -ENOMEM;
 	if (r < 0)
 		return r;
 	if (as_used(as, va, len)) {
@@ -438,12 +491,13 @@ int as_map_fixed(
 	area_add(as,
 	    (struct as_area){
 		.start = va, .end = va + len, .prot = prot, .stack = stack});
+	large_reserve(as, va, va + len);
 	return settle(as, va, va + len, prot);
 }
 
-/* The highest gap of (len) bytes below (top), aligned; 0: none. */
-static uint64_t find_gap(const struct aspace *as, uint64_t len, uint64_t bottom,
-    uint64_t top, uint64_t align)
+/* The highest gap of (len) bytes below (top); 0: none. */
+static uint64_t find_gap(
+    const struct aspace *as, uint64_t len, uint64_t bottom, uint64_t top)
 {
 	size_t i = area_at(as, top);
 
@@ -454,7 +508,7 @@ static uint64_t find_gap(const struct aspace *as, uint64_t len, uint64_t bottom,
 		uint64_t va;
 
 		low = max64(low, bottom);
-		va = top >= len ? (top - len) & ~(align - 1) : 0;
+		va = top >= len ? top - len : 0;
 		if (va >= low && va)
 			return va;
 		if (i == 0 || as->area[i - 1].start <= bottom)
@@ -463,14 +517,28 @@ static uint64_t find_gap(const struct aspace *as, uint64_t len, uint64_t bottom,
 	}
 }
 
+/* Blocks are set aside whole: the rest of the last one should not be most of
+ * what is set aside. */
+static bool is_worth_blocks(uint64_t len)
+{
+	uint64_t tail = len % LEAF_SIZE;
+
+	return len >= 4 * LEAF_SIZE ||
+	       (len >= LEAF_SIZE && (tail == 0 || tail >= LEAF_SIZE / 2));
+}
+
 /* Where a mapping goes that names no address. */
 static uint64_t choose_va(const struct aspace *as, uint64_t len, uint32_t prot)
 {
 	/* Reservations (PROT_NONE) are opened piecemeal: no blocks for them. */
-	if (len >= LEAF_SIZE && prot)
-		return find_gap(
-		    as, leaf_up(len), AS_LARGE_MIN, AS_LARGE_MAX, LEAF_SIZE);
-	return find_gap(as, len, AS_LARGE_MAX, AS_SMALL_MAX, PAGE_SIZE);
+	if (prot && is_worth_blocks(len)) {
+		int64_t chunk =
+		    frames_find_chunks(&as->frames, leaf_up(len) / LEAF_SIZE);
+
+		if (chunk >= 0)
+			return AS_LARGE_MIN + (uint64_t)chunk * LEAF_SIZE;
+	}
+	return find_gap(as, len, AS_LARGE_MAX, AS_SMALL_MAX);
 }
 
 int as_map(
@@ -481,7 +549,8 @@ int as_map(
 	if (len == 0 || len > AS_LEN_MAX)
 		return len ? -ENOMEM : -EINVAL;
 	len = page_up(len);
-	if (!range_ok(at, len) || as_used(as, at, len))
+	if (!range_ok(at, len) || as_used(as, at, len) ||
+	    (at < AS_LARGE_MAX && at + len > AS_LARGE_MIN))
 		at = choose_va(as, len, prot);
 	if (at == 0)
 		return -ENOMEM;
@@ -632,27 +701,22 @@ static int touch_window(struct aspace *as, uint64_t va, uint32_t access)
 	return 0;
 }
 
-/* One 2 MiB block for the slot of (va). */
+/* The 2 MiB block that is set aside for the slot of (va). */
 static int touch_leaf(struct aspace *as, uint64_t va, uint64_t *pde)
 {
 	uint64_t slot = leaf_down(va);
-	uint64_t page;
-	uint64_t gpa;
+	uint64_t gpa = *pde & PTE_GPA;
 	bool any;
-	bool old;
-	int r = frames_take_chunk(&as->frames, &page, &old);
+	int r = 0;
 
-	if (r < 0)
-		return r;
-	gpa = as->ram_gpa + page * PAGE_SIZE;
-	if (old)
+	if (!(*pde & PTE_RESERVED))
+		return -ENOMEM;
+	if (*pde & PTE_OLD)
 		r = as->ops->zero(as->ops->ctx, gpa, LEAF_SIZE);
 	else
 		as->ops->back(as->ops->ctx, gpa);
-	if (r < 0) {
-		frames_give_chunk(&as->frames, page);
+	if (r < 0)
 		return r;
-	}
 	*pde = gpa | PTE_PS | PTE_HUGE | PTE_FRAME |
 	       prot_bits(union_prot(as, slot, slot + LEAF_SIZE, &any));
 	return 0;
@@ -705,17 +769,8 @@ static int touch_pages(struct aspace *as, const struct as_area *a, uint64_t va)
 
 static int bring(struct aspace *as, const struct as_area *a, uint64_t va)
 {
-	uint64_t slot = leaf_down(va);
-	uint64_t *pde = pg_pde(&as->pg, va, true);
-	bool whole =
-	    !a->stack && a->start <= slot && slot + LEAF_SIZE <= a->end;
-
-	if (!pde)
-		return -ENOMEM;
-	if (*pde & PTE_HUGE)
-		return *pde & PTE_FRAME ? 0 : touch_leaf(as, va, pde);
-	if (*pde == 0 && whole && touch_leaf(as, va, pde) == 0)
-		return 0;
+	if (in_large(as, va))
+		return touch_leaf(as, va, pg_pde(&as->pg, va, false));
 	return touch_pages(as, a, va);
 }
 

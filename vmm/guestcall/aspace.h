@@ -4,8 +4,11 @@
  *
  * What is mapped where (areas), which page of segment 0 is behind it (frames),
  * and the page tables that say so to the CPU. Anonymous memory comes on demand
- * and reads zero; an area that covers a whole aligned 2 MiB gets one 2 MiB
- * block there. The window shows the memory of segments and views.
+ * and reads zero. The window shows the memory of segments and views.
+ *
+ * Large mappings are made of 2 MiB blocks. They live in a zone of their own,
+ * which is an image of segment 0: the address says which chunk it is, as a
+ * slot of the address space may not show one block first and another later.
  *
  * Where a 2 MiB block is in use, protection is that of the block: a part that
  * was unmapped reads zero instead of faulting, and a part made stricter stays
@@ -32,8 +35,7 @@
 #define AS_VA_MIN     0x10000ULL
 #define AS_VA_MAX     0x7ffffffff000ULL
 #define AS_WINDOW_END 0x500000000000ULL /* 64 TiB of guest-physical memory */
-/* Where mappings without an address go: large ones in 2 MiB slots of their
- * own, as a slot cannot change its kind. */
+/* Where mappings without an address go. */
 #define AS_LARGE_MIN 0x600000000000ULL
 #define AS_LARGE_MAX 0x7e0000000000ULL
 #define AS_SMALL_MAX 0x7ff000000000ULL
@@ -85,7 +87,8 @@ void as_fini(struct aspace *as);
 /*
  * Lay an anonymous area at exactly [va, va + len), page-aligned, over whatever
  * was there. -EINVAL (alignment, empty, outside the user's range), -EACCES (W
- * and X), -ENOMEM (too many areas, memory promised away).
+ * and X), -ENOMEM (too many areas, memory promised away, a slot of the large
+ * zone whose chunk is in use).
  */
 int as_map_fixed(
     struct aspace *as, uint64_t va, uint64_t len, uint32_t prot, bool stack);

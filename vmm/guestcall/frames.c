@@ -104,15 +104,27 @@ uint32_t frames_take(struct frames *f, uint32_t want, uint64_t *page, bool *old)
 	return n;
 }
 
-int frames_take_chunk(struct frames *f, uint64_t *page, bool *old)
+bool frames_chunk_free(const struct frames *f, uint64_t chunk)
 {
-	struct frames_chunk *c;
+	return chunk < f->nchunks && is_free(&f->chunk[chunk]);
+}
 
-	while (f->low_free < f->nchunks && !is_free(&f->chunk[f->low_free]))
-		f->low_free++;
-	if (f->low_free == f->nchunks)
-		return -ENOMEM;
-	c = &f->chunk[f->low_free];
+int64_t frames_find_chunks(const struct frames *f, uint64_t n)
+{
+	uint64_t have = 0;
+
+	for (uint64_t i = f->nchunks; i > 0; i--) {
+		have = is_free(&f->chunk[i - 1]) ? have + 1 : 0;
+		if (have == n)
+			return (int64_t)(i - 1);
+	}
+	return -ENOMEM;
+}
+
+void frames_take_chunk(struct frames *f, uint64_t chunk, bool *old)
+{
+	struct frames_chunk *c = &f->chunk[chunk];
+
 	*old = false;
 	for (uint32_t w = 0; w < 8; w++) {
 		*old |= c->ever[w] != 0;
@@ -120,8 +132,6 @@ int frames_take_chunk(struct frames *f, uint64_t *page, bool *old)
 	}
 	c->whole = true;
 	f->nfree -= LEAF_NPAGES;
-	*page = (uint64_t)f->low_free * LEAF_NPAGES;
-	return 0;
 }
 
 static void lower(uint32_t *low, uint32_t i)
@@ -143,11 +153,9 @@ void frames_give(struct frames *f, uint64_t page, uint64_t n)
 	f->nfree += n;
 }
 
-void frames_give_chunk(struct frames *f, uint64_t page)
+void frames_give_chunk(struct frames *f, uint64_t chunk)
 {
-	uint32_t i = (uint32_t)(page / LEAF_NPAGES);
-
-	f->chunk[i].whole = false;
+	f->chunk[chunk].whole = false;
 	f->nfree += LEAF_NPAGES;
-	lower(&f->low_free, i);
+	lower(&f->low_free, (uint32_t)chunk);
 }

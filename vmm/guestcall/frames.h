@@ -2,9 +2,9 @@
 /*
  * frames: which pages of segment 0 are in use.
  *
- * Memory is dealt out in chunks of 2 MiB, the lowest free one first: whole, or
- * page by page. A page or chunk that was in use before may hold old bytes and
- * is reported as such; the caller zeroes it.
+ * Memory is dealt out in chunks of 2 MiB: page by page, the lowest free chunk
+ * first, or whole. A page or chunk that was in use before may hold old bytes
+ * and is reported as such; the caller zeroes it.
  *
  * Threads:  the caller's lock.
  */
@@ -40,11 +40,15 @@ void frames_fini(struct frames *f);
  */
 uint32_t frames_take(
     struct frames *f, uint32_t want, uint64_t *page, bool *old);
-/* A whole, aligned chunk: its first page, or -ENOMEM. */
-int frames_take_chunk(struct frames *f, uint64_t *page, bool *old);
+/* (n) neighbouring free chunks, the highest there are: the first, or -ENOMEM.
+ * Takes none. */
+int64_t frames_find_chunks(const struct frames *f, uint64_t n);
+bool frames_chunk_free(const struct frames *f, uint64_t chunk);
+/* Take a free chunk. *old: it was in use before, in part at least. */
+void frames_take_chunk(struct frames *f, uint64_t chunk, bool *old);
 
 /* Give back pages taken by frames_take(). */
 void frames_give(struct frames *f, uint64_t page, uint64_t n);
-void frames_give_chunk(struct frames *f, uint64_t page);
+void frames_give_chunk(struct frames *f, uint64_t chunk);
 
 #endif /* VMM_GUESTCALL_FRAMES_H */

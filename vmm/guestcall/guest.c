@@ -434,9 +434,11 @@ static int read_frame(const struct guest *g, uint32_t cpu, uint32_t vector,
 {
 	uint64_t base = KERNEL_VA + SYS_STACKS + cpu * PAGE_SIZE;
 	uint64_t off = rsp - KERNEL_VA;
+	/* rip, cs, rflags, rsp, ss */
+	uint64_t len = (has_error_code(vector) ? 6 : 5) * sizeof(uint64_t);
 
-	if (cpu >= GUEST_CPUS_MAX || rsp < base ||
-	    rsp > base + PAGE_SIZE - sizeof(*f) - sizeof(uint64_t))
+	if (cpu >= GUEST_CPUS_MAX || rsp < base || rsp % 8 ||
+	    rsp > base + PAGE_SIZE - len)
 		return -EINVAL;
 	f->error = 0;
 	if (has_error_code(vector)) {
@@ -491,7 +493,7 @@ static void explain_fault(
 {
 	rp->has_address = true;
 	rp->address = va;
-	if (va >= FIRN_WINDOW && va < AS_WINDOW_END) {
+	if (va >= FIRN_WINDOW + GMEM_PLACES_GPA && va < AS_WINDOW_END) {
 		rp->has_gpa = true;
 		rp->gpa = va - FIRN_WINDOW;
 	}

@@ -94,7 +94,7 @@ static int64_t raise_signal(struct guest_call *c, uint64_t sig)
 		return -EINVAL;
 	if (is_ignored(sig))
 		return 0;
-	snprintf(text, sizeof(text), "the program ended itself by signal %u%s",
+	snprintf(text, sizeof(text), "guest ended: signal %u of its own%s\n",
 	    (unsigned)sig, sig == SIGABRT ? " (abort)" : "");
 	return end_program(c, 128 + (int)sig, text);
 }
@@ -454,9 +454,10 @@ static int64_t do_brk(struct guest_call *c)
 	return (int64_t)r;
 }
 
-#define PROT_ALL       7u
-#define MAP_FIXED_BITS (0x10u | 0x100000u) /* MAP_FIXED, MAP_FIXED_NOREPLACE   \
-					    */
+#define PROT_ALL 7u
+#define MAP_FIXED_BITS                                                         \
+	(0x10u | 0x100000u) /* MAP_FIXED, MAP_FIXED_NOREPLACE                  \
+			     */
 #define MAP_NOREPLACE 0x100000u
 #define MAP_ANON      0x20u
 #define MAP_TYPE_BITS 3u

@@ -4,10 +4,10 @@
  *
  * On hosts with shadow paging KVM does not see these writes. So: a table frame
  * is never freed or used for anything else; a 2 MiB slot of the address space
- * that has held a table never holds a 2 MiB entry, nor the other way round
- * (PTE_HUGE stays set in an entry that is empty); Accessed and Dirty are set
- * beforehand; and whoever makes an entry stricter must have KVM forget the data
- * frames afterwards.
+ * holds tables only, or 2 MiB entries only, and these always of the same memory
+ * (KVM keeps the shadow page that it once made of such an entry); Accessed and
+ * Dirty are set beforehand; and whoever makes an entry stricter must have KVM
+ * forget the data frames afterwards.
  *
  * Threads:  the caller's lock.
  */
@@ -25,8 +25,11 @@
 #define PTE_PS    (1ULL << 7)
 #define PTE_HUGE  (1ULL << 9)  /* ours: this slot is for 2 MiB entries */
 #define PTE_FRAME (1ULL << 10) /* ours: holds a frame, though perhaps not P */
-#define PTE_NX    (1ULL << 63)
-#define PTE_GPA   0x000ffffffffff000ULL
+/* ours: memory is set aside for this slot, which nobody touched yet */
+#define PTE_RESERVED (1ULL << 11)
+#define PTE_OLD      (1ULL << 52) /* ours, with RESERVED: holds old bytes */
+#define PTE_NX       (1ULL << 63)
+#define PTE_GPA      0x000ffffffffff000ULL
 
 struct paging {
 	uint64_t *mem; /* the frames for tables */
