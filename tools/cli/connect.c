@@ -123,7 +123,7 @@ int cli_connect(struct cli *c, enum link_kind kind)
 		snprintf(path, sizeof(path), "%s", c->socket);
 	else if (firn_default_path(path, sizeof(path)))
 		snprintf(path, sizeof(path), "(path too long)");
-	cli_fail(c, "no daemon runs at %s: start one with `firn daemon`%s%s",
+	cli_fail(c, "no daemon runs at %s: start one with `firn daemon%s%s`",
 	    path, c->socket ? " --socket " : "", c->socket ? path : "");
 	return -1;
 }
