@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: MIT */
+/* What differs: between snapshots, places as they are now, and cursors. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vmm/broker/internal.h"
+#include "vmm/layer/layer_copy.h"
+
+struct extents {
+	struct firn_extent *x;
+	uint64_t n, cap;
+	uint64_t pages;
+};
+
+struct diff_op {
+	struct work work;
+	struct broker *b;
+	struct asker a;
+	struct map map[2];
+	bool have[2];
+	bool exact;
+	uint32_t max; /* extents that a guest wants */
+	unsigned pending;
+	struct fdtab tab;
+	struct extents out;
+	uint64_t nodes;
+	uint64_t diff_ns;
+	int rc;
+	struct err e;
+};
+
+static void diff_free(struct diff_op *op)
+{
+	for (int i = 0; i < 2; i++)
+		if (op->have[i])
+			map_put(&op->b->store, &op->map[i]);
+	fdtab_free(&op->tab);
+	free(op->out.x);
+	free(op);
+	/* the maps of places as they were may have been the last holders */
+}
+
+/* --- in a worker thread ----------------------------------------------------
+ */
+
+static int add_extent(void *ctx, uint64_t page, uint64_t npages)
+{
+	struct extents *o = ctx;
+
+	o->pages += npages;
+	if (o->n > 0 && o->x[o->n - 1].first + o->x[o->n - 1].npages == page) {
+		o->x[o->n - 1].npages += npages;
+		return 0;
+	}
+	if (o->n == o->cap) {
+		uint64_t cap = o->cap == 0 ? 64 : o->cap * 2;
+		struct firn_extent *x;
+
+		if (o->n >= RUNS_MAX)
+			return -E2BIG;
+		x = realloc(o->x, cap * sizeof(*x));
+		if (x == NULL)
+			return -ENOMEM;
+		o->x = x;
+		o->cap = cap;
+	}
+	o->x[o->n++] = (struct firn_extent){.first = page, .npages = npages};
+	return 0;
+}
+
+static int fix_layers(const struct fdtab *t, struct runs *rs)
+{
+	for (size_t i = 0; i < rs->n; i++) {
+		if (rs->r[i].layer == RUN_ZERO)
+			continue;
+		rs->r[i].layer = fdtab_index(t, rs->r[i].layer);
+		if (rs->r[i].layer == RUN_ZERO)
+			return -EPROTO;
+	}
+	return 0;
+}
+
+/* Of the pages whose places differ, those whose bytes do. */
+static int keep_different(struct diff_op *op)
+{
+	struct extents all = op->out;
+	struct layer_job job = {
+	    .layer_fd = op->tab.fd,
+	    .nfds = op->tab.n,
+	    .cancel = &op->work.cancelled,
+	};
+	struct runs r[2] = {{0}, {0}};
+	int rc = 0;
+
+	op->out = (struct extents){0};
+	for (int k = 0; k < 2 && rc == 0; k++) {
+		for (uint64_t i = 0; i < all.n && rc == 0; i++)
+			rc = runs_of(&op->map[k], all.x[i].first,
+			    all.x[i].npages, &r[k]);
+		if (rc == 0)
+			rc = fix_layers(&op->tab, &r[k]);
+	}
+	if (rc == 0)
+		rc = layer_compare_runs(&job, (struct run_list){r[0].r, r[0].n},
+		    (struct run_list){r[1].r, r[1].n}, add_extent, &op->out,
+		    &op->e);
+	free(r[0].r);
+	free(r[1].r);
+	free(all.x);
+	return rc;
+}
+
+static void diff_run(struct work *w)
+{
+	struct diff_op *op = (struct diff_op *)w;
+	uint64_t begin = now_ns();
+
+	op->rc = map_diff(
+	    &op->map[0], &op->map[1], add_extent, &op->out, &op->nodes);
+	op->diff_ns = now_ns() - begin;
+	if (op->rc == 0 && op->exact)
+		op->rc = keep_different(op);
+}
+
+/* --- the answer ------------------------------------------------------------
+ */
+
+int extents_result(
+    json_t *result, const struct firn_extent *x, uint64_t n, int *fd)
+{
+	json_t *list;
+
+	*fd = -1;
+	if (n > EXTENTS_INLINE) {
+		*fd = wire_blob("firn-extents", x, n * sizeof(*x));
+		if (*fd < 0)
+			return *fd;
+		return json_object_set_new(
+		    result, "extents_fd", json_integer(0));
+	}
+	list = json_array();
+	for (uint64_t i = 0; i < n; i++)
+		(void)json_array_append_new(
+		    list, json_pack("[I,I]", (json_int_t)x[i].first,
+			      (json_int_t)x[i].npages));
+	return json_object_set_new(result, "extents", list);
+}
+
+static void answer_client(struct diff_op *op)
+{
+	json_t *r = json_pack("{s:I,s:I,s:I}", "pages",
+	    (json_int_t)op->out.pages, "nodes_visited", (json_int_t)op->nodes,
+	    "diff_ns", (json_int_t)op->diff_ns);
+	struct err e;
+	int fd;
+	int rc = extents_result(r, op->out.x, op->out.n, &fd);
+
+	if (rc != 0) {
+		json_decref(r);
+		(void)err_set(&e, rc < -1 ? rc : -ENOMEM,
+		    "no memory for the list of pages");
+		ctl_fail(op->a.rq, &e);
+		return;
+	}
+	ctl_reply(op->a.rq, r, &fd, fd >= 0 ? 1 : 0);
+	if (fd >= 0)
+		(void)close(fd);
+}
+
+static void answer_guest(struct diff_op *op)
+{
+	struct firn_pages p = {
+	    .pages = op->out.pages,
+	    .nextents = op->out.n,
+	    .nodes_visited = op->nodes,
+	};
+	uint64_t n = op->out.n < op->max ? op->out.n : op->max;
+	int fd = wire_blob("firn-extents", op->out.x, n * sizeof(*op->out.x));
+	struct err e;
+
+	if (fd < 0) {
+		(void)err_set(&e, fd, "no memory for the list of pages");
+		asker_fail(op->b, &op->a, &e);
+		return;
+	}
+	asker_answer_guest(op->b, &op->a, 0, &p, sizeof(p), &fd, 1);
+	(void)close(fd);
+}
+
+static void diff_done(struct work *w)
+{
+	struct diff_op *op = (struct diff_op *)w;
+	struct broker *b = op->b;
+	int rc =
+	    w->ran ? op->rc : err_set(&op->e, -ECANCELED, "firnd is ending");
+
+	if (rc != 0 && op->e.code == 0)
+		(void)err_set(
+		    &op->e, rc, "the comparison failed: %s", strerror(-rc));
+	if (rc != 0)
+		asker_fail(b, &op->a, &op->e);
+	else if (op->a.rq != NULL)
+		answer_client(op);
+	else
+		answer_guest(op);
+	diff_free(op);
+	layers_reap(b);
+}
+
+/* --- getting the maps ------------------------------------------------------
+ */
+
+static void diff_ready(struct diff_op *op)
+{
+	struct broker *b = op->b;
+
+	if (--op->pending > 0)
+		return;
+	if (op->e.code == 0 && op->map[0].npages != op->map[1].npages)
+		(void)err_set(&op->e, -EINVAL,
+		    "they are of different sizes; only snapshots of the same "
+		    "number of pages can be compared");
+	if (op->e.code == 0 && op->exact && fdtab_make(b, &op->tab) != 0)
+		(void)err_set(&op->e, -ENOMEM, "no memory for a comparison");
+	if (op->e.code != 0) {
+		asker_fail(b, &op->a, &op->e);
+		diff_free(op);
+		return;
+	}
+	worker_submit(b->pool, &op->work, diff_run, diff_done);
+}
+
+static void side_lifted(
+    struct diff_op *op, int i, struct lifted *l, const struct err *why)
+{
+	if (why != NULL) {
+		op->e = *why;
+	} else {
+		op->map[i] = l->map;
+		op->have[i] = true;
+	}
+	diff_ready(op);
+}
+
+static void side0_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
+    struct lifted *l, const struct err *why, void *ctx)
+{
+	(void)b;
+	(void)vm;
+	(void)p;
+	side_lifted(ctx, 0, l, why);
+}
+
+static void side1_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
+    struct lifted *l, const struct err *why, void *ctx)
+{
+	(void)b;
+	(void)vm;
+	(void)p;
+	side_lifted(ctx, 1, l, why);
+}
+
+static struct diff_op *diff_new(
+    struct broker *b, struct asker a, bool exact, uint32_t max)
+{
+	struct diff_op *op = calloc(1, sizeof(*op));
+	struct err e;
+
+	if (op == NULL) {
+		(void)err_set(&e, -ENOMEM, "no memory for a comparison");
+		asker_fail(b, &a, &e);
+		return NULL;
+	}
+	op->b = b;
+	op->a = a;
+	op->exact = exact;
+	op->max = max;
+	op->pending = 1;
+	return op;
+}
+
+void diff(struct broker *b, struct asker a, const struct side side[2],
+    bool exact, uint32_t max)
+{
+	struct diff_op *op = diff_new(b, a, exact, max);
+
+	if (op == NULL)
+		return;
+	for (int i = 0; i < 2; i++) {
+		if (side[i].snap != NULL) {
+			op->map[i] = map_get(&b->store, &side[i].snap->map);
+			op->have[i] = true;
+			continue;
+		}
+		op->pending++;
+		if (lift(b, side[i].vm, side[i].place, false,
+			i == 0 ? side0_lifted : side1_lifted, op, &op->e) != 0)
+			op->pending--;
+	}
+	diff_ready(op);
+}
+
+void diff_maps(struct broker *b, struct asker a, struct map x, struct map y,
+    bool exact, uint32_t max)
+{
+	struct diff_op *op = diff_new(b, a, exact, max);
+
+	if (op == NULL) {
+		map_put(&b->store, &x);
+		map_put(&b->store, &y);
+		return;
+	}
+	op->map[0] = x;
+	op->map[1] = y;
+	op->have[0] = op->have[1] = true;
+	diff_ready(op);
+}
+
+/* --- snapshot.diff ---------------------------------------------------------
+ */
+
+/* A snapshot by name or id, or VM:SEGMENT. */
+static int side_find(struct broker *b, struct ctl_req *rq, const char *param,
+    struct side *out, struct err *e)
+{
+	const char *ref = ctl_str(rq, param);
+	const char *colon = strchr(ref, ':');
+	char vm[FIRN_NAME_MAX];
+
+	if (colon == NULL)
+		return snap_find(b, &req_home(rq)->caps, ref, FIRN_RIGHT_DIFF,
+		    &out->snap, NULL, e);
+	if ((size_t)(colon - ref) >= sizeof(vm))
+		return err_set(e, -ENOENT, "no VM '%.64s'", ref);
+	memcpy(vm, ref, (size_t)(colon - ref));
+	vm[colon - ref] = '\0';
+	out->vm = vm_find(b, req_home(rq), vm, e);
+	if (out->vm == NULL)
+		return e->code;
+	if (out->vm->state == VM_EXITED || out->vm->state == VM_STARTING)
+		return err_set(e, -ESRCH, "VM '%s' does not run", vm);
+	out->place = place_find(out->vm, colon + 1, e);
+	if (out->place == NULL)
+		return e->code;
+	if (out->place->flags & FIRN_SEG_VIEW_RO)
+		out->snap = out->place->shown; /* it shows nothing else */
+	return 0;
+}
+
+void op_snapshot_diff(void *ctx, struct ctl_req *rq)
+{
+	struct broker *b = ctx;
+	struct side side[2] = {{0}, {0}};
+	struct err e = {0};
+
+	if (side_find(b, rq, "a", &side[0], &e) != 0 ||
+	    side_find(b, rq, "b", &side[1], &e) != 0)
+		ctl_fail(rq, &e);
+	else
+		diff(b, asker_client(rq), side, ctl_bool(rq, "exact"), 0);
+}

@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: MIT */
+/* What guests ask through their monitors, with the VM's own capabilities. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "vmm/broker/internal.h"
+
+/* A name from a payload that must hold one, NUL-terminated. */
+static const char *name_of(char *name)
+{
+	name[FIRN_NAME_MAX - 1] = '\0';
+	return name;
+}
+
+/* The payload of exactly (len) bytes; else the guest is told EPROTO. */
+static int take(struct asker *a, struct broker *b, const struct wire_packet *p,
+    void *out, size_t len)
+{
+	struct err e;
+
+	if (p->m.len == len) {
+		memcpy(out, p->payload, len);
+		return 0;
+	}
+	asker_fail(b, a, (err_set(&e, -EPROTO, "malformed request"), &e));
+	return -EPROTO;
+}
+
+static void g_freeze(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
+{
+	struct wire_gfreeze g;
+	struct bplace *p;
+	struct err e;
+
+	if (take(&a, b, pk, &g, sizeof(g)) != 0)
+		return;
+	p = place_by_id(vm, g.id);
+	if (p == NULL)
+		asker_fail(
+		    b, &a, (err_set(&e, -ENOENT, "no such segment"), &e));
+	else
+		freeze(
+		    b, a, vm, p, pk->m.type == WIRE_G_SEVER, name_of(g.name));
+}
+
+static void g_map(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
+{
+	struct wire_gmap g;
+	struct lay_req r = {.vm = vm->id};
+	struct err e = {0};
+	int rc;
+
+	if (take(&a, b, pk, &g, sizeof(g)) != 0)
+		return;
+	if (g.mode > FIRN_MAP_COW)
+		rc = err_set(&e, -EINVAL, "no such mode");
+	else
+		rc = snap_by_cap(b, &vm->caps, g.cap,
+		    g.mode == FIRN_MAP_COW ? FIRN_RIGHT_MAP_COW
+					   : FIRN_RIGHT_MAP_RO,
+		    &r.snap, &e);
+	r.gpa = g.gpa;
+	r.mode = g.mode;
+	if (rc != 0)
+		asker_fail(b, &a, &e);
+	else
+		lay(b, a, &r);
+}
+
+static void g_open(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
+{
+	char name[FIRN_NAME_MAX] = "";
+	struct lay_req r = {.vm = vm->id, .open = true};
+	struct err e = {0};
+	int32_t cap;
+
+	if (pk->m.len < sizeof(name))
+		memcpy(name, pk->payload, pk->m.len);
+	cap = cap_find(&vm->caps, name);
+	if (cap < 0)
+		(void)err_set(&e, -ENOENT, "nothing was given by that name");
+	if (cap < 0 ||
+	    snap_by_cap(b, &vm->caps, cap, FIRN_RIGHT_MAP_RO, &r.snap, &e) != 0)
+		asker_fail(b, &a, &e);
+	else
+		lay(b, a, &r);
+}
+
+static void g_lookup(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
+{
+	char name[FIRN_NAME_MAX] = "";
+	int32_t cap;
+	struct err e;
+
+	if (pk->m.len < sizeof(name))
+		memcpy(name, pk->payload, pk->m.len);
+	cap = name[0] == '\0' ? -ENOENT : cap_find(&vm->caps, name);
+	if (cap < 0)
+		asker_fail(
+		    b, &a, (err_set(&e, -ENOENT, "nothing has that name"), &e));
+	else
+		asker_answer_guest(b, &a, cap, NULL, 0, NULL, 0);
+}
+
+static int count_layers(void *ctx, const struct page_run *r)
+{
+	struct {
+		uint32_t last, n;
+	} *c = ctx;
+
+	if (r->layer != RUN_ZERO && r->layer != c->last) {
+		c->last = r->layer;
+		c->n++;
+	}
+	return 0;
+}
+
+/* What the kernel says of every layer of the map. */
+static int ask_sealed(void *ctx, const struct page_run *r)
+{
+	const int want =
+	    F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+	struct broker *b = ctx;
+	int fd;
+
+	if (r->layer == RUN_ZERO)
+		return 0;
+	fd = layer_fd(b->layers, r->layer);
+	return fd >= 0 && fcntl(fd, F_GET_SEALS) == want ? 0 : -EPERM;
+}
+
+static void g_describe(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
+{
+	struct wire_gcap g;
+	struct firn_cap_info info = {.kind = FIRN_CAP_SNAPSHOT};
+	struct {
+		uint32_t last, n;
+	} count = {RUN_ZERO, 0};
+	const struct cap *c;
+	struct snap *s;
+	struct err e = {0};
+
+	if (take(&a, b, pk, &g, sizeof(g)) != 0)
+		return;
+	if (snap_by_cap(b, &vm->caps, g.cap, 0, &s, &e) != 0) {
+		asker_fail(b, &a, &e);
+		return;
+	}
+	(void)cap_lookup(&vm->caps, g.cap, 0, &c);
+	info.rights = c->rights;
+	info.object = s->id;
+	info.size = s->map.npages * PAGE_SIZE;
+	info.sealed = map_walk(&s->map, 0, s->map.npages, ask_sealed, b) == 0;
+	if (c->rights & FIRN_RIGHT_DIFF) {
+		(void)map_walk(&s->map, 0, s->map.npages, count_layers, &count);
+		info.layers = count.n;
+	}
+	asker_answer_guest(b, &a, 0, &info, sizeof(info), NULL, 0);
+}
+
+static void g_diff(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
+{
+	struct wire_gdiff g;
+	struct side side[2] = {{0}, {0}};
+	struct err e = {0};
+
+	if (take(&a, b, pk, &g, sizeof(g)) != 0)
+		return;
+	if (g.max > FIRN_EXTENTS_MAX)
+		(void)err_set(&e, -EINVAL, "more extents than the limit");
+	if (e.code != 0 ||
+	    snap_by_cap(
+		b, &vm->caps, g.a, FIRN_RIGHT_DIFF, &side[0].snap, &e) != 0 ||
+	    snap_by_cap(
+		b, &vm->caps, g.b, FIRN_RIGHT_DIFF, &side[1].snap, &e) != 0)
+		asker_fail(b, &a, &e);
+	else
+		diff(b, a, side, (g.flags & FIRN_EXACT) != 0, g.max);
+}
+
+static void g_derive(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
+{
+	struct wire_gcap g;
+	const struct cap *c;
+	int32_t cap;
+	struct err e;
+
+	if (take(&a, b, pk, &g, sizeof(g)) != 0)
+		return;
+	cap = cap_derive(&vm->caps, g.cap, g.rights);
+	if (cap < 0) {
+		asker_fail(b, &a,
+		    (err_set(&e, (int)cap, "cannot derive: %s", strerror(-cap)),
+			&e));
+		return;
+	}
+	(void)cap_lookup(&vm->caps, cap, 0, &c);
+	(void)snap_hold(snap_by_id(b, c->object));
+	asker_answer_guest(b, &a, cap, NULL, 0, NULL, 0);
+}
+
+static void g_drop(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
+{
+	struct wire_gcap g;
+	const struct cap *c;
+	struct err e;
+
+	if (take(&a, b, pk, &g, sizeof(g)) != 0)
+		return;
+	if (cap_lookup(&vm->caps, g.cap, 0, &c) != 0) {
+		asker_fail(
+		    b, &a, (err_set(&e, -ENOENT, "no such capability"), &e));
+		return;
+	}
+	cap_end(b, &vm->caps, g.cap);
+	asker_answer_guest(b, &a, 0, NULL, 0, NULL, 0);
+}
+
+/* The guest wants a segment: its bytes are reserved now, one at a time, and
+ * become the segment's with WIRE_SEG_MADE. */
+static void g_segment(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
+{
+	struct wire_segment w;
+	struct err e = {0};
+	int rc = 0;
+
+	if (take(&a, b, pk, &w, sizeof(w)) != 0)
+		return;
+	if (vm->reserved_next != 0)
+		rc = err_set(&e, -EBUSY, "another segment is being made");
+	else if (w.size == 0 || w.size % PAGE_SIZE != 0)
+		rc = err_set(&e, -EINVAL, "a segment is whole pages");
+	else if (!name_ok(name_of(w.name)))
+		rc = err_set(&e, -EINVAL, "not a name for a segment");
+	if (rc == 0)
+		rc = bank_reserve(b, vm, w.size, &e);
+	if (rc != 0) {
+		asker_fail(b, &a, &e);
+		return;
+	}
+	vm->reserved_next = w.size;
+	asker_answer_guest(b, &a, 0, NULL, 0, NULL, 0);
+}
+
+static void seg_made(struct broker *b, struct bvm *vm, struct wire_packet *pk)
+{
+	struct wire_segment w;
+	struct bplace *p;
+
+	if (pk->m.len != sizeof(w)) {
+		vm_kill(b, vm);
+		return;
+	}
+	memcpy(&w, pk->payload, sizeof(w));
+	(void)name_of(w.name);
+	p = place_by_id(vm, w.id);
+	if (p != NULL && p->npages == w.size / PAGE_SIZE) {
+		p->gpa = w.gpa; /* one of the launch's */
+		return;
+	}
+	w.flags = 0;
+	if (p != NULL || w.size == 0 || w.size != vm->reserved_next ||
+	    place_add(b, vm, &w, NULL, NULL) == NULL)
+		vm_kill(b, vm);
+	vm->reserved_next = 0;
+}
+
+/* Id UINT32_MAX: the segment that was reserved for does not come. */
+static void seg_gone(struct broker *b, struct bvm *vm, struct wire_packet *pk)
+{
+	struct wire_place w;
+	struct bplace *p;
+
+	if (pk->m.len != sizeof(w))
+		return;
+	memcpy(&w, pk->payload, sizeof(w));
+	p = place_by_id(vm, w.id);
+	if (w.id == UINT32_MAX) {
+		bank_release(b, vm, vm->reserved_next);
+		vm->reserved_next = 0;
+	} else if (p != NULL && p->shown != NULL) {
+		place_end(b, vm, p);
+	}
+}
+
+typedef void guest_fn(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a);
+
+static guest_fn *handler_of(uint16_t type)
+{
+	switch (type) {
+	case WIRE_G_FREEZE:
+	case WIRE_G_SEVER:
+		return g_freeze;
+	case WIRE_G_MAP:
+		return g_map;
+	case WIRE_G_OPEN:
+		return g_open;
+	case WIRE_G_LOOKUP:
+		return g_lookup;
+	case WIRE_G_DESCRIBE:
+		return g_describe;
+	case WIRE_G_DIFF:
+		return g_diff;
+	case WIRE_G_DERIVE:
+		return g_derive;
+	case WIRE_G_DROP:
+		return g_drop;
+	case WIRE_G_SEGMENT:
+		return g_segment;
+	default:
+		return NULL;
+	}
+}
+
+void guest_packet(struct broker *b, struct bvm *vm, struct wire_packet *pk)
+{
+	guest_fn *fn = handler_of(pk->m.type);
+	struct asker a;
+	struct err e;
+
+	if (pk->m.type == WIRE_SEG_MADE) {
+		seg_made(b, vm, pk);
+		return;
+	}
+	if (pk->m.type == WIRE_SEG_GONE) {
+		seg_gone(b, vm, pk);
+		return;
+	}
+	if (fn == NULL) {
+		vm_kill(b, vm);
+		return;
+	}
+	a = asker_guest(vm, &pk->m);
+	if (vm->nguest_calls > GUEST_CALLS_MAX)
+		asker_fail(
+		    b, &a, (err_set(&e, -EBUSY, "too many calls at once"), &e));
+	else
+		fn(b, vm, pk, a);
+}

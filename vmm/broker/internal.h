@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * internal: what the files of the broker share. All of it is the loop
+ * thread's; worker threads get descriptors and held maps, nothing else.
+ *
+ *   client --- home (capabilities of a uid) --- snap --- map --- layers
+ *                |
+ *               bvm --- link (to its monitor) --- bplace --- map
+ */
+#ifndef VMM_BROKER_INTERNAL_H
+#define VMM_BROKER_INTERNAL_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "shared/abi/guestcall.h"
+#include "shared/cap/cap.h"
+#include "shared/page/run.h"
+#include "vmm/broker/broker.h"
+#include "vmm/core/err.h"
+#include "vmm/core/loop.h"
+#include "vmm/core/worker.h"
+#include "vmm/ctl/ctl.h"
+#include "vmm/layer/layer.h"
+#include "vmm/map/map.h"
+#include "vmm/wire/wire.h"
+
+#define VMS_MAX           128u /* those that ended and are remembered counted */
+#define SNAPS_MAX         65536u
+#define SNAP_BUCKETS      1024u
+#define CAPS_CLIENT       CAP_SLOTS_MAX
+#define CAPS_GUEST        256u
+#define HOMES_MAX         64u
+#define CALLS_MAX         64u  /* unanswered requests to one monitor */
+#define GUEST_CALLS_MAX   64u  /* of one VM, that wait for other work */
+#define LINK_QUEUE_MAX    256u /* packets that wait for a monitor to read */
+#define CURSORS_EXACT_MAX 8u   /* of one place */
+#define STEPS_PENDING_MAX 16u  /* of one place */
+#define RUNS_MAX          (4u << 20) /* of one step, one view, one diff */
+#define EXTENTS_INLINE    4096u      /* in a reply; more come as a memfd */
+#define RESERVE_FDS       16u /* kept so that a freeze's answer is never lost */
+#define KILL_GRACE_MS     2000u
+
+struct link_out;
+
+/* Packets to a monitor, in order; what its socket does not take waits here. */
+struct link {
+	int fd;
+	struct loop_io *io;
+	struct link_out *head, *tail;
+	uint32_t nout;
+};
+
+/* A page map under an id; lives while it is held (capabilities, views, work
+ * under way). */
+struct snap {
+	struct snap *next; /* of its bucket */
+	uint64_t id;
+	struct map map;
+	/* The same pages with fewer extents, for views; see lay.c. */
+	bool has_laid;
+	struct map laid;
+	struct lineage *lineage;
+	uint32_t holds;
+	uint64_t origin_vm;
+	uint32_t origin_segment;
+	char origin[FIRN_NAME_MAX * 2]; /* VM:SEGMENT as it was called */
+	uint64_t parent;                /* 0: none */
+	uid_t payer;
+};
+
+/* Relatives: a place, its snapshots and their descendants. Remembers the laid
+ * form of one of them, from which the others' are derived. */
+struct lineage {
+	uint32_t refs;
+	uint64_t laid_snap; /* 0: none */
+};
+
+struct home {
+	struct home *next;
+	uid_t uid;
+	struct cap_table caps;
+	struct cap *slots;
+};
+
+struct client {
+	struct client *next;
+	struct ctl_conn *conn;
+	struct home *home;
+	bool subscribed;
+};
+
+/* What a monitor told and no map has yet: kept until it is applied. */
+struct step {
+	struct step *next;
+	struct page_run *runs;
+	size_t nruns;
+	int fd; /* not yet adopted, or -1 */
+	uint64_t npages;
+	uint32_t layer; /* adopted, or RUN_ZERO */
+	bool first;
+	bool checked; /* its runs name (layer) by id */
+};
+
+struct cursor {
+	char name[FIRN_NAME_MAX]; /* "": free */
+	struct map base;
+};
+
+struct bplace {
+	bool used;
+	uint32_t id;
+	uint32_t flags; /* FIRN_SEG_VIEW_* */
+	char name[FIRN_NAME_MAX];
+	uint64_t gpa;
+	uint64_t npages;
+	struct map cur; /* what the next freeze is put over */
+	struct lineage *lineage;
+	struct snap *shown;   /* a view's, held */
+	uint64_t last_snap;   /* parent of the next */
+	struct step *pending; /* oldest first */
+	struct cursor cursor[CURSORS_EXACT_MAX];
+};
+
+enum vm_state { VM_STARTING, VM_RUNNING, VM_PAUSED, VM_EXITED };
+
+struct bvm;
+/* (p) is NULL when the VM ended before it answered. May take descriptors. */
+typedef void reply_fn(
+    struct broker *b, struct bvm *vm, struct wire_packet *p, void *ctx);
+
+struct call {
+	struct call *next;
+	uint32_t seq;
+	uint16_t type;
+	reply_fn *fn;
+	void *ctx;
+};
+
+struct waiter {
+	struct waiter *next;
+	struct ctl_req *rq;
+};
+
+struct bvm {
+	struct bvm *next;
+	struct broker *b;
+	uint64_t id;
+	char name[FIRN_NAME_MAX];
+	enum vm_state state;
+	struct home *home;
+	struct ctl_conn *attached; /* ends with this connection; or NULL */
+	bool forget;               /* no record is to be kept when it ends */
+	bool dead;                 /* swept away soon */
+
+	pid_t pid;
+	int pidfd;
+	struct loop_io *pidfd_io;
+	struct loop_timer killer;
+	struct link link;
+	uint32_t seq;
+	uint32_t ncalls;
+	struct call *calls;
+	uint32_t nguest_calls; /* of its guest, that wait for other work */
+
+	uint64_t mem;
+	uint64_t reserved;      /* bytes in the bank */
+	uint64_t reserved_next; /* for a segment that the guest is making */
+	struct bplace place[WIRE_SEGMENTS_MAX];
+	struct cap_table caps;
+	struct cap *slots;
+
+	int launch_fd[4]; /* until WIRE_READY */
+	unsigned char *launch;
+	uint32_t launch_len;
+	struct ctl_req *launch_rq; /* until WIRE_STARTED */
+
+	struct wire_stats stats;
+	bool has_end;
+	struct wire_exited end;
+	char *report; /* or NULL */
+	struct waiter *waiters;
+};
+
+struct broker {
+	struct loop *loop;
+	struct worker_pool *pool;
+	struct ctl_srv *ctl;
+	struct ctl_conf ctl_conf;
+	struct layer_set *layers;
+	struct map_store store;
+	const char *monitor;
+	uint64_t bank_max;
+	uint64_t bank_used; /* reserved by VMs; layers come on top */
+	struct home *homes;
+	struct client *clients;
+	struct bvm *vms;
+	struct snap *snaps[SNAP_BUCKETS];
+	uint32_t nsnaps;
+	uint64_t next_id;
+	struct loop_timer sweeper;
+	struct work reaper;
+	bool reaping;
+	int reap_fd[64];
+	uint32_t nreap;
+	int reserve[RESERVE_FDS];
+	uint32_t nreserve;
+	struct wire_packet packet;
+};
+
+/* --- home.c: names and capabilities --------------------------------------- */
+struct home *home_get(struct broker *b, uid_t uid); /* NULL: no memory */
+void homes_free(struct broker *b);
+struct home *req_home(struct ctl_req *rq); /* NULL once the client is gone */
+bool name_ok(const char *name);
+/* A new name in (t) is fit and free, and there is room for it. */
+int name_check(const struct cap_table *t, const char *name, struct err *e);
+/* The snapshot that (ref) names in (t), with (rights). */
+int snap_find(struct broker *b, const struct cap_table *t, const char *ref,
+    uint32_t rights, struct snap **out, int32_t *cap, struct err *e);
+int snap_by_cap(struct broker *b, const struct cap_table *t, int64_t cap,
+    uint32_t rights, struct snap **out, struct err *e);
+/* A capability for (s) in (t), which holds it. Its number or -errno. */
+int32_t snap_grant(struct snap *s, struct cap_table *t, uint32_t rights,
+    const char *name, struct err *e);
+void caps_drop_all(struct broker *b, struct cap_table *t);
+void cap_end(struct broker *b, struct cap_table *t, int64_t cap);
+void notify(
+    struct broker *b, struct home *h, const char *event, json_t *params);
+
+/* --- snap.c: snapshots and page maps -------------------------------------- */
+struct lineage *lineage_new(void);
+struct lineage *lineage_get(struct lineage *l);
+void lineage_put(struct lineage *l);
+/* Takes (map) over, also on failure. One hold, the caller's. */
+struct snap *snap_new(
+    struct broker *b, struct map map, struct lineage *l, struct err *e);
+struct snap *snap_by_id(struct broker *b, uint64_t id);
+struct snap *snap_hold(struct snap *s);
+void snap_put(struct broker *b, struct snap *s);
+/* Have what nobody reaches any more closed, by a worker. */
+void layers_reap(struct broker *b);
+/* Does the bank have room for (bytes) more? -ENOSPC. */
+int bank_check(struct broker *b, uint64_t bytes, struct err *e);
+int bank_reserve(
+    struct broker *b, struct bvm *vm, uint64_t bytes, struct err *e);
+void bank_release(struct broker *b, struct bvm *vm, uint64_t bytes);
+
+/* Descriptors of all layers, sorted by id, for a worker thread: valid while
+ * the caller's maps hold the layers. */
+struct fdtab {
+	uint32_t n;
+	uint32_t *id;
+	int *fd;
+};
+int fdtab_make(struct broker *b, struct fdtab *t);
+void fdtab_free(struct fdtab *t);
+uint32_t fdtab_index(const struct fdtab *t, uint32_t layer); /* RUN_ZERO */
+
+/* A growing list of runs. */
+struct runs {
+	struct page_run *r;
+	size_t n, cap, max;
+};
+int runs_add(struct runs *rs, const struct page_run *r); /* a map_run_fn body */
+int runs_of(const struct map *m, uint64_t first, uint64_t npages,
+    struct runs *out); /* appends; -ENOMEM, -E2BIG */
+
+/* --- link.c -----------------------------------------------------------------
+ */
+int link_open(struct link *l, struct loop *loop, int fd, loop_io_fn *fn,
+    void *arg, struct err *e);
+void link_close(struct link *l);
+/* 0, -EAGAIN (LINK_QUEUE_MAX), -ENOMEM, -EMFILE, an error of the socket; then
+ * nothing was sent. */
+int link_send(struct link *l, const struct wire_msg *m, const void *payload,
+    const int *fds, uint32_t nfds);
+void link_flush(struct link *l);
+
+/* --- vm.c: monitors ---------------------------------------------------------
+ */
+struct bvm *vm_by_id(struct broker *b, uint64_t id);
+struct bvm *vm_find(
+    struct broker *b, struct home *h, const char *ref, struct err *e);
+/* Parameter "vm" of (rq), in a state that lets it be asked; else NULL and (rq)
+ * is answered. */
+struct bvm *req_vm(struct broker *b, struct ctl_req *rq, bool live);
+const char *vm_state_name(enum vm_state s);
+struct bplace *place_by_id(struct bvm *vm, uint32_t id);
+struct bplace *place_find(struct bvm *vm, const char *ref, struct err *e);
+struct bplace *place_add(struct broker *b, struct bvm *vm,
+    const struct wire_segment *s, struct lineage *l, struct err *e);
+void place_end(struct broker *b, struct bvm *vm, struct bplace *p);
+int vm_ask(struct bvm *vm, uint16_t type, const void *payload, uint32_t len,
+    const int *fds, uint32_t nfds, reply_fn *fn, void *ctx, struct err *e);
+int vm_send(struct bvm *vm, uint16_t type, uint32_t seq, int64_t status,
+    const void *payload, uint32_t len, const int *fds, uint32_t nfds);
+void vm_kill(struct broker *b, struct bvm *vm);
+/* The status of (p) as an error, with the monitor's reason; 0 if it is one. */
+int packet_err(const struct wire_packet *p, struct err *e);
+void vms_detach(struct broker *b, struct ctl_conn *conn);
+int vms_init(struct broker *b, struct err *e);
+void vms_free(struct broker *b);
+json_t *vm_end_json(const struct bvm *vm);
+
+uint64_t now_ns(void); /* CLOCK_MONOTONIC */
+
+/* --- who asked --------------------------------------------------------------
+ */
+/* A client's request, or a guest's: what an operation answers to. */
+struct asker {
+	struct ctl_req *rq; /* or NULL: a guest */
+	uint64_t vm;
+	uint32_t seq;
+	uint16_t type;
+};
+struct asker asker_client(struct ctl_req *rq);
+struct asker asker_guest(struct bvm *vm, const struct wire_msg *m);
+void asker_fail(struct broker *b, struct asker *a, const struct err *e);
+void asker_answer_guest(struct broker *b, struct asker *a, int64_t status,
+    const void *payload, uint32_t len, const int *fds, uint32_t nfds);
+/* The table that the asker's words are in; NULL when it is gone. */
+struct cap_table *asker_caps(struct broker *b, struct asker *a);
+struct home *asker_home(struct broker *b, struct asker *a);
+
+/* --- lift.c ------------------------------------------------------------------
+ */
+struct lifted {
+	struct wire_frozen f;
+	struct map map; /* of the place as it was; the callee's to put */
+};
+/* (vm), (p) and (l) are NULL and (e) is set when it failed. */
+typedef void lift_fn(struct broker *b, struct bvm *vm, struct bplace *p,
+    struct lifted *l, const struct err *e, void *ctx);
+int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
+    lift_fn *fn, void *ctx, struct err *e);
+void steps_free(struct broker *b, struct bplace *p);
+/* Freeze or sever for (a), as a snapshot called (name), or "". */
+void freeze(struct broker *b, struct asker a, struct bvm *vm, struct bplace *p,
+    bool sever, const char *name);
+
+/* --- lay.c -------------------------------------------------------------------
+ */
+struct lay_req {
+	uint64_t vm;
+	struct snap *snap; /* the callee holds it itself */
+	uint64_t gpa;
+	uint32_t mode; /* enum firn_map_mode */
+	char name[FIRN_NAME_MAX];
+	bool open; /* for WIRE_G_OPEN: answer (a) itself, lay nothing */
+};
+void lay(struct broker *b, struct asker a, const struct lay_req *r);
+
+/* --- diff.c ------------------------------------------------------------------
+ */
+/* One side of a comparison: a snapshot, or a place as it is now. */
+struct side {
+	struct snap *snap; /* or NULL */
+	struct bvm *vm;
+	struct bplace *place;
+};
+void diff(struct broker *b, struct asker a, const struct side side[2],
+    bool exact, uint32_t max);
+/* Compare two maps, both taken over; for exact cursors. */
+void diff_maps(struct broker *b, struct asker a, struct map x, struct map y,
+    bool exact, uint32_t max);
+json_t *extents_json(const struct firn_extent *x, uint64_t n);
+/* Put (x) into (result): "extents", or "extents_fd" with *fd to send. */
+int extents_result(
+    json_t *result, const struct firn_extent *x, uint64_t n, int *fd);
+
+/* --- guest.c: what guests ask
+ * ------------------------------------------------- */
+void guest_packet(struct broker *b, struct bvm *vm, struct wire_packet *p);
+
+/* --- handlers (ops.c has the table) ------------------------------------------
+ */
+extern const struct ctl_conf broker_ctl_conf;
+void op_describe(void *ctx, struct ctl_req *rq);
+void op_subscribe(void *ctx, struct ctl_req *rq);
+void op_stats(void *ctx, struct ctl_req *rq);
+void op_vm_launch(void *ctx, struct ctl_req *rq);
+void op_vm_list(void *ctx, struct ctl_req *rq);
+void op_vm_kill(void *ctx, struct ctl_req *rq);
+void op_vm_pause(void *ctx, struct ctl_req *rq);
+void op_vm_resume(void *ctx, struct ctl_req *rq);
+void op_vm_wait(void *ctx, struct ctl_req *rq);
+void op_vm_segments(void *ctx, struct ctl_req *rq);
+void op_segment_freeze(void *ctx, struct ctl_req *rq);
+void op_segment_sever(void *ctx, struct ctl_req *rq);
+void op_view_map(void *ctx, struct ctl_req *rq);
+void op_view_unmap(void *ctx, struct ctl_req *rq);
+void op_snapshot_list(void *ctx, struct ctl_req *rq);
+void op_snapshot_show(void *ctx, struct ctl_req *rq);
+void op_snapshot_diff(void *ctx, struct ctl_req *rq);
+void op_snapshot_drop(void *ctx, struct ctl_req *rq);
+void op_snapshot_open(void *ctx, struct ctl_req *rq);
+void op_snapshot_import(void *ctx, struct ctl_req *rq);
+void op_dirty_query(void *ctx, struct ctl_req *rq);
+
+#endif /* VMM_BROKER_INTERNAL_H */

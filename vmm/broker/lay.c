@@ -1,0 +1,521 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * lay: a snapshot becomes what a monitor maps: runs over descriptors.
+ *
+ * Each extent costs the monitor a VMA, and scattered writes make extents: so a
+ * 2 MiB leaf with too many of them is copied once into a dense layer. The
+ * result is the snapshot's "laid" map: equal bytes, few extents. The
+ * snapshot's own map stays as it is, since that is what diffs compare. Laid
+ * maps of relatives share what was copied: each begins as the lineage's last
+ * one with the pages put over it that differ.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "vmm/broker/internal.h"
+#include "vmm/layer/layer_copy.h"
+
+#define LEAF_EXTENTS_MAX 40u    /* where they fit */
+#define VIEW_EXTENTS_MAX 20000u /* vm.max_map_count is 65530, per process */
+#define VIEW_LAYERS_MAX  4000u
+
+struct lay_op {
+	struct work work;
+	struct broker *b;
+	struct asker a;
+	struct lay_req r;
+	uint64_t begin_ns;
+	struct map base;  /* what the laid map is made of; held */
+	struct runs from; /* pages to copy, and where they are */
+	struct page_run *to;
+	int *fd; /* descriptors of the copy: the layers, then zeroes */
+	struct fdtab tab;
+	int zero_fd;
+	struct layer_copied copied;
+	int rc;
+	struct err e;
+};
+
+static void lay_free(struct lay_op *op)
+{
+	map_put(&op->b->store, &op->base);
+	snap_put(op->b, op->r.snap);
+	fdtab_free(&op->tab);
+	free(op->from.r);
+	free(op->to);
+	free(op->fd);
+	if (op->zero_fd >= 0)
+		(void)close(op->zero_fd);
+	if (op->copied.fd >= 0)
+		(void)close(op->copied.fd);
+	free(op);
+}
+
+static void lay_fail(struct lay_op *op, const struct err *e)
+{
+	asker_fail(op->b, &op->a, e);
+	lay_free(op);
+}
+
+/* --- what the laid map begins as ------------------------------------------ */
+
+struct changed {
+	const struct map *m;
+	struct runs runs;
+};
+
+static int changed_pages(void *ctx, uint64_t page, uint64_t npages)
+{
+	struct changed *c = ctx;
+
+	return runs_of(c->m, page, npages, &c->runs);
+}
+
+/* The lineage's laid map with this snapshot's differences put over it; or the
+ * snapshot's own map. */
+static void lay_base(struct broker *b, struct snap *s, struct map *out)
+{
+	struct snap *kin = snap_by_id(b, s->lineage->laid_snap);
+	struct changed c = {.m = &s->map};
+
+	if (s->has_laid) {
+		*out = map_get(&b->store, &s->laid);
+		return;
+	}
+	if (kin == NULL || !kin->has_laid || kin->map.npages != s->map.npages ||
+	    map_diff(&kin->map, &s->map, changed_pages, &c, NULL) != 0 ||
+	    map_apply(&b->store, &kin->laid, c.runs.r, c.runs.n, out) != 0)
+		*out = map_get(&b->store, &s->map);
+	free(c.runs.r);
+}
+
+/* --- which leaves are to be copied ---------------------------------------- */
+
+struct census {
+	uint16_t *extents; /* of each leaf */
+	uint64_t nleaves;
+};
+
+static int count_run(void *ctx, const struct page_run *r)
+{
+	struct census *c = ctx;
+	uint64_t first = r->page / LEAF_NPAGES;
+	uint64_t last = (r->page + r->npages - 1) / LEAF_NPAGES;
+
+	if (first == last)
+		c->extents[first]++;
+	else if (r->page % LEAF_NPAGES != 0)
+		c->extents[first]++;
+	if (first != last && (r->page + r->npages) % LEAF_NPAGES != 0)
+		c->extents[last]++;
+	return 0;
+}
+
+/* The most extents that a leaf may keep, so that all fit a view. */
+static uint32_t choose_limit(const struct census *c)
+{
+	uint32_t limit = LEAF_EXTENTS_MAX;
+
+	for (; limit > 1; limit /= 2) {
+		uint64_t sum = 0;
+
+		for (uint64_t i = 0; i < c->nleaves; i++)
+			sum += c->extents[i] > limit ? 1 : c->extents[i];
+		if (sum <= VIEW_EXTENTS_MAX)
+			break;
+	}
+	return limit;
+}
+
+static int collect_leaves(
+    struct lay_op *op, const struct census *c, uint32_t limit)
+{
+	uint64_t npages = op->base.npages;
+	int rc = 0;
+
+	op->from.max = RUNS_MAX;
+	for (uint64_t i = 0; i < c->nleaves && rc == 0; i++) {
+		uint64_t at = i * LEAF_NPAGES;
+
+		if (c->extents[i] <= limit)
+			continue;
+		rc = runs_of(&op->base, at,
+		    npages - at < LEAF_NPAGES ? npages - at : LEAF_NPAGES,
+		    &op->from);
+	}
+	return rc;
+}
+
+/* --- the copy --------------------------------------------------------------
+ */
+
+static void copy_run(struct work *w)
+{
+	struct lay_op *op = (struct lay_op *)w;
+	struct layer_job job = {
+	    .layer_fd = op->fd,
+	    .nfds = op->tab.n + 1,
+	    .cancel = &w->cancelled,
+	};
+
+	op->rc =
+	    layer_copy_runs(&job, (struct run_list){op->from.r, op->from.n},
+		op->to, &op->copied, &op->e);
+}
+
+static void lay_send(struct lay_op *op);
+
+static void copy_done(struct work *w)
+{
+	struct lay_op *op = (struct lay_op *)w;
+	struct broker *b = op->b;
+	struct snap *s = op->r.snap;
+	struct map laid;
+	uint32_t id;
+	int rc =
+	    w->ran ? op->rc : err_set(&op->e, -ECANCELED, "firnd is ending");
+
+	if (rc == 0) {
+		rc = layer_adopt(
+		    b->layers, op->copied.fd, op->copied.npages, &id, &op->e);
+		op->copied.fd = -1;
+	}
+	if (rc == 0) {
+		for (size_t i = 0; i < op->from.n; i++)
+			op->to[i].layer = id;
+		rc = map_apply(&b->store, &op->base, op->to, op->from.n, &laid);
+		layer_put(b->layers, id);
+		if (rc != 0)
+			(void)err_set(&op->e, rc, "no memory for a page map");
+	}
+	if (rc != 0) {
+		lay_fail(op, &op->e);
+		return;
+	}
+	map_put(&b->store, &op->base);
+	op->base = laid;
+	if (s->has_laid)
+		map_put(&b->store, &s->laid);
+	s->laid = map_get(&b->store, &laid);
+	s->has_laid = true;
+	s->lineage->laid_snap = s->id;
+	lay_send(op);
+}
+
+/* Zero pages are copied as well, from a file of holes: a leaf that is one
+ * extent must have no gaps. */
+static int copy_start(struct lay_op *op, struct err *e)
+{
+	struct broker *b = op->b;
+	int rc = fdtab_make(b, &op->tab);
+
+	if (rc == 0) {
+		op->fd = calloc((size_t)op->tab.n + 1, sizeof(*op->fd));
+		op->to = calloc(op->from.n, sizeof(*op->to));
+		if (op->fd == NULL || op->to == NULL)
+			rc = -ENOMEM;
+	}
+	if (rc == 0) {
+		op->zero_fd = memfd_create("firn-zero", MFD_CLOEXEC);
+		if (op->zero_fd < 0 || ftruncate(op->zero_fd, LEAF_SIZE) != 0)
+			rc = -errno;
+	}
+	if (rc == 0)
+		rc = bank_check(b, PAGE_SIZE, e);
+	if (rc != 0)
+		return err_set(e, rc,
+		    "cannot copy scattered pages for a view: "
+		    "%s",
+		    strerror(-rc));
+	memcpy(op->fd, op->tab.fd, op->tab.n * sizeof(*op->fd));
+	op->fd[op->tab.n] = op->zero_fd;
+	for (size_t i = 0; i < op->from.n; i++) {
+		struct page_run *r = &op->from.r[i];
+
+		if (r->layer == RUN_ZERO) {
+			r->layer = op->tab.n;
+			r->index = 0;
+		} else {
+			r->layer = fdtab_index(&op->tab, r->layer);
+		}
+	}
+	worker_submit(b->pool, &op->work, copy_run, copy_done);
+	return 0;
+}
+
+/* --- sending it ------------------------------------------------------------
+ */
+
+/* The runs with layers numbered by first use, and those layers. */
+struct numbered {
+	struct runs runs;
+	int layer[VIEW_LAYERS_MAX]; /* descriptors */
+	uint32_t n;
+	uint32_t *of; /* by position in tab: number + 1 */
+};
+
+static int number_layers(
+    struct broker *b, struct numbered *x, struct fdtab *tab, struct err *e)
+{
+	int rc = fdtab_make(b, tab);
+
+	x->of = rc == 0 ? calloc((size_t)tab->n + 1, sizeof(*x->of)) : NULL;
+	if (x->of == NULL)
+		return err_set(e, -ENOMEM, "no memory for a view");
+	for (size_t i = 0; i < x->runs.n; i++) {
+		struct page_run *r = &x->runs.r[i];
+		uint32_t at;
+
+		if (r->layer == RUN_ZERO)
+			continue;
+		at = fdtab_index(tab, r->layer);
+		if (x->of[at] == 0) {
+			if (x->n == VIEW_LAYERS_MAX)
+				return err_set(e, -E2BIG,
+				    "the snapshot is in more than %u layers",
+				    VIEW_LAYERS_MAX);
+			x->layer[x->n++] = tab->fd[at];
+			x->of[at] = x->n;
+		}
+		r->layer = x->of[at] - 1;
+	}
+	return 0;
+}
+
+struct map_op {
+	struct asker a;
+	struct lay_req r;
+	uint64_t extents;
+	uint64_t begin_ns;
+};
+
+static void map_answer(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)
+{
+	struct map_op *op = ctx;
+	struct wire_mapped m = {0};
+	struct wire_segment w = {0};
+	struct bplace *p = NULL;
+	struct err e = {0};
+	int rc = pk == NULL ? err_set(&e, -ESRCH, "the VM ended meanwhile")
+			    : packet_err(pk, &e);
+
+	if (rc == 0 && pk->m.len != sizeof(m))
+		rc = err_set(&e, -EPROTO, "the monitor's answer is malformed");
+	if (rc == 0) {
+		memcpy(&m, pk->payload, sizeof(m));
+		w.id = m.id;
+		w.flags = op->r.mode == FIRN_MAP_COW ? FIRN_SEG_VIEW_COW
+						     : FIRN_SEG_VIEW_RO;
+		w.gpa = m.gpa;
+		w.size = op->r.snap->map.npages * PAGE_SIZE;
+		memcpy(w.name, op->r.name, sizeof(w.name));
+		if (place_by_id(vm, m.id) == NULL)
+			p = place_add(b, vm, &w, op->r.snap->lineage, &e);
+		if (p == NULL)
+			rc = -EPROTO;
+	}
+	if (rc != 0) {
+		if (op->r.mode == FIRN_MAP_COW && vm != NULL)
+			bank_release(b, vm, op->r.snap->map.npages * PAGE_SIZE);
+		if (rc == -EPROTO && vm != NULL)
+			vm_kill(b, vm);
+		if (e.code == 0)
+			(void)err_set(&e, -EPROTO, "the monitor misbehaved");
+		asker_fail(b, &op->a, &e);
+	} else {
+		map_put(&b->store, &p->cur);
+		p->cur = map_get(&b->store, &op->r.snap->map);
+		p->shown = snap_hold(op->r.snap);
+		p->last_snap = op->r.snap->id;
+		if (op->a.rq == NULL) {
+			struct firn_segment s = {.id = m.id,
+			    .flags = w.flags,
+			    .gpa = m.gpa,
+			    .va = FIRN_WINDOW + m.gpa,
+			    .size = w.size};
+
+			asker_answer_guest(
+			    b, &op->a, 0, &s, sizeof(s), NULL, 0);
+		} else {
+			ctl_reply(op->a.rq,
+			    json_pack("{s:I,s:I,s:I,s:I,s:I}", "view",
+				(json_int_t)m.id, "gpa", (json_int_t)m.gpa,
+				"pages", (json_int_t)op->r.snap->map.npages,
+				"extents", (json_int_t)op->extents, "map_ns",
+				(json_int_t)(now_ns() - op->begin_ns)),
+			    NULL, 0);
+		}
+		notify(b, vm->home, "view.mapped",
+		    json_pack("{s:I,s:I,s:I}", "vm", (json_int_t)vm->id, "view",
+			(json_int_t)m.id, "snapshot",
+			(json_int_t)op->r.snap->id));
+	}
+	snap_put(b, op->r.snap);
+	free(op);
+}
+
+/* The layers that do not fit the last message, in messages of their own. */
+static int send_layers(struct bvm *vm, const struct numbered *x, uint32_t *sent)
+{
+	const uint32_t room = WIRE_FDS_MAX - 1;
+
+	for (*sent = 0; x->n - *sent > room; *sent += WIRE_FDS_MAX) {
+		int rc = vm_send(vm, WIRE_LAYERS, ++vm->seq, 0, NULL, 0,
+		    x->layer + *sent, WIRE_FDS_MAX);
+
+		if (rc != 0)
+			return rc;
+	}
+	return 0;
+}
+
+static int send_map(struct lay_op *op, struct bvm *vm, const struct numbered *x,
+    const int *fds, uint32_t nfds, struct err *e)
+{
+	struct wire_map m = {
+	    .npages = op->base.npages,
+	    .gpa = op->r.gpa,
+	    .nruns = x->runs.n,
+	    .snapshot = op->r.snap->id,
+	    .nlayers = x->n,
+	    .mode = op->r.mode,
+	};
+	struct map_op *mo = calloc(1, sizeof(*mo));
+	int rc;
+
+	if (mo == NULL)
+		return err_set(e, -ENOMEM, "no memory for a view");
+	memcpy(m.name, op->r.name, sizeof(m.name));
+	mo->a = op->a;
+	mo->r = op->r;
+	mo->extents = x->runs.n;
+	mo->begin_ns = op->begin_ns;
+	if (op->r.mode == FIRN_MAP_COW &&
+	    bank_reserve(op->b, vm, op->base.npages * PAGE_SIZE, e) != 0) {
+		free(mo);
+		return e->code;
+	}
+	rc = vm_ask(vm, WIRE_MAP, &m, sizeof(m), fds, nfds, map_answer, mo, e);
+	if (rc != 0) {
+		free(mo);
+		if (op->r.mode == FIRN_MAP_COW)
+			bank_release(op->b, vm, op->base.npages * PAGE_SIZE);
+		return rc;
+	}
+	(void)snap_hold(op->r.snap);
+	return 0;
+}
+
+static void send_opened(
+    struct lay_op *op, const struct numbered *x, const int *fds, uint32_t nfds)
+{
+	struct wire_opened o = {
+	    .npages = op->base.npages,
+	    .nruns = x->runs.n,
+	    .nlayers = x->n,
+	};
+
+	asker_answer_guest(op->b, &op->a, 0, &o, sizeof(o), fds, nfds);
+}
+
+static int lay_try(
+    struct lay_op *op, struct numbered *x, struct fdtab *tab, struct err *e)
+{
+	struct bvm *vm = vm_by_id(op->b, op->r.vm);
+	int fds[WIRE_FDS_MAX];
+	uint32_t nfds = 1;
+	uint32_t sent;
+	int rc;
+
+	if (vm == NULL || vm->state == VM_EXITED)
+		return err_set(e, -ESRCH, "the VM ended meanwhile");
+	rc = runs_of(&op->base, 0, op->base.npages, &x->runs);
+	if (rc != 0)
+		return err_set(e, rc, "no memory for a view");
+	rc = number_layers(op->b, x, tab, e);
+	if (rc != 0)
+		return rc;
+	fds[0] =
+	    wire_blob("firn-runs", x->runs.r, x->runs.n * sizeof(*x->runs.r));
+	if (fds[0] < 0)
+		return err_set(e, fds[0], "no memory for a view");
+	rc = send_layers(vm, x, &sent);
+	while (rc == 0 && sent < x->n)
+		fds[nfds++] = x->layer[sent++];
+	if (rc != 0)
+		vm_kill(op->b, vm); /* half a list of layers cannot be unsaid */
+	if (rc != 0)
+		(void)err_set(e, rc, "the monitor does not take the layers");
+	else if (op->r.open)
+		send_opened(op, x, fds, nfds);
+	else
+		rc = send_map(op, vm, x, fds, nfds, e);
+	(void)close(fds[0]);
+	return rc;
+}
+
+static void lay_send(struct lay_op *op)
+{
+	struct numbered *x = calloc(1, sizeof(*x));
+	struct fdtab tab = {0};
+	struct err e = {0};
+	int rc = x == NULL ? err_set(&e, -ENOMEM, "no memory for a view")
+			   : lay_try(op, x, &tab, &e);
+
+	if (x != NULL) {
+		free(x->runs.r);
+		free(x->of);
+		free(x);
+	}
+	fdtab_free(&tab);
+	if (rc != 0)
+		lay_fail(op, &e);
+	else
+		lay_free(op);
+}
+
+void lay(struct broker *b, struct asker a, const struct lay_req *r)
+{
+	struct lay_op *op = calloc(1, sizeof(*op));
+	struct census c = {0};
+	struct err e = {0};
+	int rc = 0;
+
+	if (op == NULL) {
+		(void)err_set(&e, -ENOMEM, "no memory for a view");
+		asker_fail(b, &a, &e);
+		return;
+	}
+	op->b = b;
+	op->a = a;
+	op->r = *r;
+	op->zero_fd = -1;
+	op->copied.fd = -1;
+	op->begin_ns = now_ns();
+	(void)snap_hold(r->snap);
+	lay_base(b, r->snap, &op->base);
+	c.nleaves = (op->base.npages + LEAF_NPAGES - 1) / LEAF_NPAGES;
+	c.extents = calloc(c.nleaves, sizeof(*c.extents));
+	if (c.extents == NULL)
+		rc = -ENOMEM;
+	if (rc == 0)
+		rc = map_walk(&op->base, 0, op->base.npages, count_run, &c);
+	if (rc == 0)
+		rc = collect_leaves(op, &c, choose_limit(&c));
+	free(c.extents);
+	if (rc != 0) {
+		(void)err_set(&e, rc, "no memory for a view");
+		lay_fail(op, &e);
+	} else if (op->from.n == 0) {
+		lay_send(op);
+	} else {
+		rc = copy_start(op, &e);
+		if (rc != 0)
+			lay_fail(op, &e);
+	}
+}

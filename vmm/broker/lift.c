@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * lift: what a monitor froze becomes a page map.
+ *
+ * The monitor lifts, lays back and seals; it answers with steps, each a layer
+ * and the runs to put over the map so far. A step is queued before it is
+ * applied, so that a failure here (no memory, no descriptors) loses nothing:
+ * the next freeze of the place begins with what is still queued.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vmm/broker/internal.h"
+
+struct lift_op {
+	uint32_t place;
+	bool sever;
+	lift_fn *fn;
+	void *ctx;
+};
+
+static void step_free(struct broker *b, struct step *s)
+{
+	if (s->fd >= 0)
+		(void)close(s->fd);
+	if (s->layer != RUN_ZERO)
+		layer_put(b->layers, s->layer);
+	free(s->runs);
+	free(s);
+}
+
+void steps_free(struct broker *b, struct bplace *p)
+{
+	while (p->pending != NULL) {
+		struct step *s = p->pending;
+
+		p->pending = s->next;
+		step_free(b, s);
+	}
+}
+
+/* --- taking steps from a packet ------------------------------------------- */
+
+static int step_take(struct wire_packet *pk, const struct wire_step *ws,
+    uint32_t *fd_i, struct step **out, struct err *e)
+{
+	struct step *s = calloc(1, sizeof(*s));
+	void *data = NULL;
+	size_t len = 0;
+	int fd = wire_take_fd(pk, (*fd_i)++);
+	int rc;
+
+	if (s == NULL) {
+		if (fd >= 0)
+			(void)close(fd);
+		return err_set(e, -ENOMEM, "no memory for a layer");
+	}
+	s->fd = -1;
+	s->layer = RUN_ZERO;
+	s->npages = ws->layer_npages;
+	s->first = ws->first != 0;
+	if (ws->has_layer)
+		s->fd = wire_take_fd(pk, (*fd_i)++);
+	rc = fd < 0 ? -EPROTO
+		    : wire_slurp(
+			  fd, RUNS_MAX * sizeof(struct page_run), &data, &len);
+	if (fd >= 0)
+		(void)close(fd);
+	s->runs = data;
+	s->nruns = len / sizeof(struct page_run);
+	if (rc == 0 &&
+	    (len % sizeof(struct page_run) != 0 || s->nruns != ws->nruns ||
+		(ws->has_layer && s->fd < 0)))
+		rc = -EPROTO;
+	if (rc != 0) {
+		if (s->fd >= 0)
+			(void)close(s->fd);
+		free(s->runs);
+		free(s);
+		return err_set(e, rc, "the monitor's answer cannot be used: %s",
+		    strerror(-rc));
+	}
+	*out = s;
+	return 0;
+}
+
+static int steps_take(struct bplace *p, struct wire_packet *pk,
+    struct wire_frozen *f, struct err *e)
+{
+	struct step **tail = &p->pending;
+	uint32_t n = 0;
+	uint32_t fd_i = 0;
+
+	if (pk->m.len != sizeof(*f))
+		return err_set(e, -EPROTO, "the monitor's answer is malformed");
+	memcpy(f, pk->payload, sizeof(*f));
+	if (f->nsteps > WIRE_STEPS_MAX || f->npages != p->npages)
+		return err_set(e, -EPROTO, "the monitor's answer is malformed");
+	for (; *tail != NULL; tail = &(*tail)->next)
+		n++;
+	for (uint32_t i = 0; i < f->nsteps; i++) {
+		int rc;
+
+		if (n++ >= STEPS_PENDING_MAX)
+			return err_set(
+			    e, -ENOSPC, "too many layers of this segment wait");
+		rc = step_take(pk, &f->step[i], &fd_i, tail, e);
+		if (rc != 0)
+			return rc;
+		tail = &(*tail)->next;
+	}
+	return 0;
+}
+
+/* --- applying them -------------------------------------------------------- */
+
+static int step_check(
+    struct broker *b, struct step *s, uint64_t npages, struct err *e)
+{
+	uint64_t have =
+	    s->layer == RUN_ZERO ? 0 : layer_npages(b->layers, s->layer);
+	int rc = run_list_check(s->runs, s->nruns, npages);
+
+	for (size_t i = 0; rc == 0 && i < s->nruns; i++) {
+		const struct page_run *r = &s->runs[i];
+
+		if (r->layer == RUN_ZERO)
+			continue;
+		if (r->layer != 0 || r->index > have ||
+		    r->npages > have - r->index)
+			rc = -EPROTO;
+	}
+	if (rc != 0)
+		return err_set(
+		    e, rc, "the monitor named pages that its layer lacks");
+	for (size_t i = 0; i < s->nruns; i++)
+		if (s->runs[i].layer != RUN_ZERO)
+			s->runs[i].layer = s->layer;
+	return 0;
+}
+
+/* Make the step's memfd a layer. The step keeps its own descriptor until that
+ * has succeeded. */
+static int step_adopt(struct broker *b, struct step *s, struct err *e)
+{
+	int fd;
+	int rc;
+
+	if (s->fd < 0)
+		return 0;
+	fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 3);
+	if (fd < 0)
+		return err_set(
+		    e, -errno, "cannot keep a layer: %s", strerror(errno));
+	rc = layer_adopt(b->layers, fd, s->npages, &s->layer, e);
+	if (rc == 0) {
+		(void)close(s->fd);
+		s->fd = -1;
+	}
+	return rc;
+}
+
+static bool may_pass(int rc)
+{
+	return rc == -ENOMEM || rc == -EMFILE || rc == -ENFILE || rc == -ENOSPC;
+}
+
+/* The oldest step that waits; it stays first in the queue if this fails for
+ * want of something, and goes if it is wrong. */
+static int step_apply(struct broker *b, struct bplace *p, struct err *e)
+{
+	struct step *s = p->pending;
+	struct map base = {0};
+	struct map next;
+	int rc = 0;
+
+	if (!s->checked) {
+		rc = step_adopt(b, s, e);
+		if (rc == 0)
+			rc = step_check(b, s, p->npages, e);
+		s->checked = rc == 0;
+	}
+	if (rc == 0) {
+		if (s->first)
+			(void)map_zero(p->npages, &base);
+		else
+			base = map_get(&b->store, &p->cur);
+		rc = map_apply(&b->store, &base, s->runs, s->nruns, &next);
+		map_put(&b->store, &base);
+		if (rc != 0)
+			rc = err_set(e, rc, "no memory for a page map");
+	}
+	if (rc != 0 && may_pass(rc))
+		return rc;
+	if (rc == 0) {
+		map_put(&b->store, &p->cur);
+		p->cur = next;
+	}
+	p->pending = s->next;
+	step_free(b, s);
+	return rc;
+}
+
+static void lift_answer(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)
+{
+	struct lift_op *op = ctx;
+	struct bplace *p = pk == NULL ? NULL : place_by_id(vm, op->place);
+	struct lifted l = {0};
+	struct err e = {0};
+	int rc;
+
+	if (p == NULL)
+		rc = err_set(&e, -ESRCH, "the VM ended meanwhile");
+	else
+		rc = packet_err(pk, &e);
+	if (rc == 0)
+		rc = steps_take(p, pk, &l.f, &e);
+	while (rc == 0 && p->pending != NULL)
+		rc = step_apply(b, p, &e);
+	if (rc == -EPROTO || rc == -EPERM)
+		vm_kill(b, vm); /* no monitor of ours answers so */
+	if (rc == 0) {
+		l.map = map_get(&b->store, &p->cur);
+		if (op->sever) {
+			map_put(&b->store, &p->cur);
+			(void)map_zero(p->npages, &p->cur);
+		}
+		op->fn(b, vm, p, &l, NULL, op->ctx);
+	} else {
+		op->fn(b, NULL, NULL, NULL, &e, op->ctx);
+	}
+	free(op);
+}
+
+int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
+    lift_fn *fn, void *ctx, struct err *e)
+{
+	struct wire_place wp = {.id = p->id};
+	struct lift_op *op;
+	int rc;
+
+	if (p->flags & FIRN_SEG_VIEW_RO)
+		return err_set(e, -EPERM,
+		    "a read-only view shows a snapshot already; use that");
+	if (b->nreserve < RESERVE_FDS)
+		return err_set(e, -EMFILE,
+		    "firnd has too few descriptors left; drop snapshots");
+	op = calloc(1, sizeof(*op));
+	if (op == NULL)
+		return err_set(e, -ENOMEM, "no memory for a freeze");
+	op->place = p->id;
+	op->sever = sever;
+	op->fn = fn;
+	op->ctx = ctx;
+	rc = vm_ask(vm, sever ? WIRE_SEVER : WIRE_FREEZE, &wp, sizeof(wp), NULL,
+	    0, lift_answer, op, e);
+	if (rc != 0)
+		free(op);
+	return rc;
+}
+
+/* --- freeze and sever ----------------------------------------------------- */
+
+struct freeze_op {
+	struct asker a;
+	char name[FIRN_NAME_MAX];
+};
+
+static void freeze_answer(struct broker *b, struct freeze_op *op,
+    struct snap *s, const struct wire_frozen *f, int32_t cap)
+{
+	struct firn_frozen out = {
+	    .snapshot = s->id,
+	    .pages = f->npages,
+	    .dirty_pages = f->dirty_pages,
+	    .copied_pages = f->copied_pages,
+	    .pause_ns = f->pause_ns,
+	    .total_ns = f->total_ns,
+	};
+
+	if (op->a.rq == NULL) {
+		asker_answer_guest(b, &op->a, cap, &out, sizeof(out), NULL, 0);
+		return;
+	}
+	ctl_reply(op->a.rq,
+	    json_pack("{s:I,s:s,s:I,s:I,s:I,s:I,s:I}", "snapshot",
+		(json_int_t)out.snapshot, "name", op->name, "pages",
+		(json_int_t)out.pages, "dirty_pages",
+		(json_int_t)out.dirty_pages, "copied_pages",
+		(json_int_t)out.copied_pages, "pause_ns",
+		(json_int_t)out.pause_ns, "total_ns", (json_int_t)out.total_ns),
+	    NULL, 0);
+}
+
+/*
+ * What a guest froze under a name is its owner's as well, as VM/NAME: the owner
+ * could freeze the same memory at will. Left out where the name is taken.
+ */
+static void grant_owner(struct bvm *vm, struct snap *s, const char *name)
+{
+	char full[FIRN_NAME_MAX];
+
+	if (name[0] == '\0' ||
+	    strlen(vm->name) + strlen(name) + 2 > sizeof(full))
+		return;
+	(void)snprintf(full, sizeof(full), "%.31s/%.31s", vm->name, name);
+	if (vm->name[0] == '\0')
+		(void)snprintf(
+		    full, sizeof(full), "%" PRIu64 "/%.31s", vm->id, name);
+	(void)snap_grant(s, &vm->home->caps, FIRN_RIGHT_ALL, full, NULL);
+}
+
+static void freeze_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
+    struct lifted *l, const struct err *why, void *ctx)
+{
+	struct freeze_op *op = ctx;
+	struct cap_table *t;
+	struct snap *s = NULL;
+	struct err e = {0};
+	int32_t cap = -1;
+
+	if (why != NULL) {
+		asker_fail(b, &op->a, why);
+		free(op);
+		return;
+	}
+	s = snap_new(b, l->map, p->lineage, &e);
+	if (s != NULL) {
+		s->origin_vm = vm->id;
+		s->origin_segment = p->id;
+		s->parent = p->last_snap;
+		s->payer = vm->home->uid;
+		(void)snprintf(s->origin, sizeof(s->origin), "%.63s:%.63s",
+		    vm->name, p->name);
+		t = asker_caps(b, &op->a);
+		if (t == NULL)
+			(void)err_set(&e, -ESRCH, "nobody is left to hold it");
+		else
+			cap = snap_grant(s, t, FIRN_RIGHT_ALL, op->name, &e);
+	}
+	if (cap < 0) {
+		asker_fail(b, &op->a, &e);
+	} else {
+		p->last_snap = s->id;
+		if (op->a.rq == NULL)
+			grant_owner(vm, s, op->name);
+		notify(b, vm->home, "snapshot.made",
+		    json_pack("{s:I,s:s,s:I,s:s,s:I}", "snapshot",
+			(json_int_t)s->id, "name", op->name, "vm",
+			(json_int_t)vm->id, "segment", p->name, "pages",
+			(json_int_t)s->map.npages));
+		freeze_answer(b, op, s, &l->f, cap);
+	}
+	snap_put(b, s);
+	free(op);
+}
+
+void freeze(struct broker *b, struct asker a, struct bvm *vm, struct bplace *p,
+    bool sever, const char *name)
+{
+	struct cap_table *t = asker_caps(b, &a);
+	struct freeze_op *op = NULL;
+	struct err e = {0};
+	int rc;
+
+	rc = t == NULL ? err_set(&e, -ESRCH, "the asker is gone")
+		       : name_check(t, name, &e);
+	if (rc == 0)
+		rc = bank_check(b, PAGE_SIZE, &e);
+	if (rc == 0) {
+		op = calloc(1, sizeof(*op));
+		if (op == NULL)
+			rc = err_set(&e, -ENOMEM, "no memory for a freeze");
+	}
+	if (rc == 0) {
+		op->a = a;
+		(void)snprintf(op->name, sizeof(op->name), "%s", name);
+		rc = lift(b, vm, p, sever, freeze_lifted, op, &e);
+	}
+	if (rc != 0) {
+		free(op);
+		asker_fail(b, &a, &e);
+	}
+}
+
+static void op_freeze(struct broker *b, struct ctl_req *rq, bool sever)
+{
+	struct bvm *vm = req_vm(b, rq, true);
+	const char *name = ctl_str(rq, "name");
+	struct err e = {0};
+	struct bplace *p;
+
+	if (vm == NULL)
+		return;
+	p = place_find(vm, ctl_str(rq, "segment"), &e);
+	if (p == NULL)
+		ctl_fail(rq, &e);
+	else
+		freeze(b, asker_client(rq), vm, p, sever,
+		    name != NULL ? name : "");
+}
+
+void op_segment_freeze(void *ctx, struct ctl_req *rq)
+{
+	op_freeze(ctx, rq, false);
+}
+
+void op_segment_sever(void *ctx, struct ctl_req *rq)
+{
+	op_freeze(ctx, rq, true);
+}

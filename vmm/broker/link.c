@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vmm/broker/internal.h"
+
+/* A packet that waits for room in the socket, with descriptors of its own. */
+struct link_out {
+	struct link_out *next;
+	struct wire_msg m;
+	uint32_t nfds;
+	int fd[WIRE_FDS_MAX];
+	unsigned char payload[];
+};
+
+static void out_free(struct link_out *o)
+{
+	for (uint32_t i = 0; i < o->nfds; i++)
+		(void)close(o->fd[i]);
+	free(o);
+}
+
+int link_open(struct link *l, struct loop *loop, int fd, loop_io_fn *fn,
+    void *arg, struct err *e)
+{
+	int rc = loop_add(loop, fd, EPOLLIN, fn, arg, &l->io, e);
+
+	if (rc == 0)
+		l->fd = fd;
+	return rc;
+}
+
+void link_close(struct link *l)
+{
+	while (l->head != NULL) {
+		struct link_out *o = l->head;
+
+		l->head = o->next;
+		out_free(o);
+	}
+	l->tail = NULL;
+	l->nout = 0;
+	loop_del(l->io);
+	l->io = NULL;
+	if (l->fd >= 0)
+		(void)close(l->fd);
+	l->fd = -1;
+}
+
+static int link_queue(struct link *l, const struct wire_msg *m,
+    const void *payload, const int *fds, uint32_t nfds)
+{
+	struct link_out *o;
+
+	if (l->nout >= LINK_QUEUE_MAX)
+		return -EAGAIN;
+	o = malloc(sizeof(*o) + m->len);
+	if (o == NULL)
+		return -ENOMEM;
+	o->next = NULL;
+	o->m = *m;
+	if (m->len > 0)
+		memcpy(o->payload, payload, m->len);
+	for (o->nfds = 0; o->nfds < nfds; o->nfds++) {
+		int fd = fcntl(fds[o->nfds], F_DUPFD_CLOEXEC, 3);
+
+		if (fd < 0) {
+			int rc = -errno;
+
+			out_free(o);
+			return rc;
+		}
+		o->fd[o->nfds] = fd;
+	}
+	if (l->tail != NULL)
+		l->tail->next = o;
+	else
+		l->head = o;
+	l->tail = o;
+	l->nout++;
+	loop_mod(l->io, EPOLLIN | EPOLLOUT);
+	return 0;
+}
+
+int link_send(struct link *l, const struct wire_msg *m, const void *payload,
+    const int *fds, uint32_t nfds)
+{
+	int rc;
+
+	if (l->fd < 0)
+		return -EPIPE;
+	if (m->len > WIRE_PAYLOAD_MAX || nfds > WIRE_FDS_MAX)
+		return -EMSGSIZE;
+	if (l->head == NULL) {
+		rc = wire_send(l->fd, m, payload, fds, nfds);
+		if (rc != -EAGAIN)
+			return rc;
+	}
+	return link_queue(l, m, payload, fds, nfds);
+}
+
+void link_flush(struct link *l)
+{
+	while (l->head != NULL) {
+		struct link_out *o = l->head;
+		int rc = wire_send(l->fd, &o->m, o->payload, o->fd, o->nfds);
+
+		if (rc == -EAGAIN)
+			return;
+		/* Any other failure shows when the monitor's end is noticed. */
+		l->head = o->next;
+		if (l->head == NULL)
+			l->tail = NULL;
+		l->nout--;
+		out_free(o);
+	}
+	loop_mod(l->io, EPOLLIN);
+}

@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: MIT */
+/* The one table of methods: what dispatches them describes them. */
+#include "shared/version.h"
+#include "vmm/broker/internal.h"
+
+#define STR(n, d)                                                              \
+	{                                                                      \
+		.name = (n), .type = CTL_STRING, .doc = (d)                    \
+	}
+#define STR_OPT(n, d)                                                          \
+	{                                                                      \
+		.name = (n), .type = CTL_STRING, .optional = true, .doc = (d)  \
+	}
+#define SIZE(n, d)                                                             \
+	{                                                                      \
+		.name = (n), .type = CTL_SIZE, .doc = (d)                      \
+	}
+#define SIZE_OPT(n, d)                                                         \
+	{                                                                      \
+		.name = (n), .type = CTL_SIZE, .optional = true, .doc = (d)    \
+	}
+#define BOOL_OPT(n, d)                                                         \
+	{                                                                      \
+		.name = (n), .type = CTL_BOOL, .optional = true, .doc = (d)    \
+	}
+#define OBJ_OPT(n, d, f)                                                       \
+	{                                                                      \
+		.name = (n), .type = CTL_OBJECT, .optional = true, .doc = (d), \
+		.fields = (f)                                                  \
+	}
+#define OBJS(n, d, f)                                                          \
+	{                                                                      \
+		.name = (n), .type = CTL_OBJECTS, .doc = (d), .fields = (f)    \
+	}
+#define OBJS_OPT(n, d, f)                                                      \
+	{                                                                      \
+		.name = (n), .type = CTL_OBJECTS, .optional = true,            \
+		.doc = (d), .fields = (f)                                      \
+	}
+#define END                                                                    \
+	{                                                                      \
+		.name = NULL                                                   \
+	}
+
+#define P_VM      STR("vm", "label or id of a VM")
+#define P_SEGMENT STR_OPT("segment", "name or number; the RAM if absent")
+#define P_SNAP    STR("snapshot", "label or id of a snapshot")
+
+static const struct ctl_param only_vm[] = {P_VM, END};
+static const struct ctl_param only_snap[] = {P_SNAP, END};
+
+static const struct ctl_param segment_fields[] = {
+    STR("name", "of the segment"), SIZE("size", "bytes, whole pages"), END};
+static const struct ctl_param give_fields[] = {
+    STR("name", "in the guest's table"),
+    STR("ref", "label or id of a snapshot of the caller"), END};
+static const struct ctl_param launch_params[] = {
+    {.name = "args", .type = CTL_STRINGS, .doc = "argv, the program first"},
+    {.name = "env",
+	.type = CTL_STRINGS,
+	.optional = true,
+	.doc = "environment, NAME=VALUE each"},
+    STR_OPT("name", "label of the VM"),
+    SIZE_OPT("mem", "bytes of RAM; 256 MiB if absent"),
+    OBJS_OPT("segments", "made before the program begins", segment_fields),
+    OBJS_OPT("give", "capabilities of its initial table", give_fields),
+    BOOL_OPT("detach", "outlive this connection"), END};
+static const struct ctl_param launch_results[] = {SIZE("vm", "its id"),
+    STR("name", "its label"), SIZE("pid", "of its monitor"), END};
+static const char *const launch_fds[] = {
+    "program", "stdin", "stdout", "stderr", NULL};
+
+static const struct ctl_param vm_fields[] = {SIZE("id", "of the VM"),
+    STR("name", "label"), STR("state", "starting, running, paused or exited"),
+    SIZE("pid", "of its monitor, 0 once it ended"), SIZE("mem", "bytes"),
+    SIZE("cpu_ns", "of its monitor"), SIZE("syscalls", "of its guest"),
+    SIZE("enosys", "calls that do not exist"), END};
+static const struct ctl_param list_results[] = {
+    OBJS("vms", "the caller's, oldest first", vm_fields), END};
+
+static const struct ctl_param report_fields[] = {SIZE("rip", "of the fault"),
+    SIZE("address", "that faulted, or 0"), SIZE_OPT("segment", "that was hit"),
+    SIZE_OPT("snapshot", "that was hit"),
+    STR("code", "bytes at rip, hexadecimal"),
+    {.name = "registers", .type = CTL_OBJECT, .doc = "name to integer"},
+    STR("text", "one or more lines"), END};
+static const struct ctl_param wait_results[] = {
+    SIZE("status", "as a shell gives it, 0 to 255"),
+    STR("reason", "exit, fault, killed or refused"),
+    OBJ_OPT("report", "of a fault", report_fields), END};
+
+static const struct ctl_param seg_results_fields[] = {SIZE("id", "number"),
+    STR("name", "label"), STR("kind", "segment, ro or cow"),
+    SIZE("gpa", "guest-physical address"), SIZE("size", "bytes"),
+    SIZE("resident", "bytes"),
+    SIZE("private", "bytes that are this VM's alone"),
+    SIZE("shared", "resident less private"),
+    SIZE_OPT("snapshot", "that a view shows"), END};
+static const struct ctl_param segments_results[] = {
+    OBJS("segments", "views counted", seg_results_fields), END};
+
+static const struct ctl_param freeze_params[] = {
+    P_VM, P_SEGMENT, STR_OPT("name", "label of the snapshot"), END};
+static const struct ctl_param freeze_results[] = {SIZE("snapshot", "its id"),
+    STR("name", "its label"), SIZE("pages", "of the segment"),
+    SIZE("dirty_pages", "written since the last freeze"),
+    SIZE("copied_pages", "copied, once"),
+    SIZE("pause_ns", "how long the vCPUs stood"), SIZE("total_ns", "in all"),
+    END};
+
+static const struct ctl_param map_params[] = {P_VM, P_SNAP,
+    BOOL_OPT("cow", "copy-on-write; read-only if absent"),
+    SIZE_OPT("gpa", "where; the monitor chooses if absent or 0"),
+    STR_OPT("name", "label of the view"), END};
+static const struct ctl_param map_results[] = {SIZE("view", "its number"),
+    SIZE("gpa", "where it is"), SIZE("pages", "of it"),
+    SIZE("extents", "runs of pages it was mapped in"),
+    SIZE("map_ns", "from request to answer"), END};
+static const struct ctl_param unmap_params[] = {
+    P_VM, STR("view", "name or number"), END};
+
+static const struct ctl_param snap_fields[] = {SIZE("id", "of the snapshot"),
+    STR("name", "label"), SIZE("pages", "of it"), SIZE("size", "bytes"),
+    STR("origin", "VM:SEGMENT, or import"), SIZE_OPT("parent", "id"),
+    SIZE("payer", "uid"), END};
+static const struct ctl_param snaps_results[] = {
+    OBJS("snapshots", "the caller's", snap_fields), END};
+static const struct ctl_param show_results[] = {SIZE("id", "of the snapshot"),
+    STR("name", "label"), SIZE("pages", "of it"), SIZE("size", "bytes"),
+    STR("origin", "VM:SEGMENT, or import"), SIZE_OPT("parent", "id"),
+    SIZE("payer", "uid"), SIZE("layers", "it is in"),
+    SIZE("extents", "runs of pages that are not zero"),
+    SIZE("exclusive_pages", "that no other page map shares"),
+    SIZE("shared_pages", "that another page map shares"),
+    SIZE("zero_pages", "that are in no layer"), END};
+
+#define R_EXTENTS                                                              \
+	{.name = "extents",                                                    \
+	    .type = CTL_EXTENTS,                                               \
+	    .optional = true,                                                  \
+	    .doc = "[first, count] pairs of pages"},                           \
+	    SIZE_OPT("extents_fd",                                             \
+		"instead: position of the memfd of little-endian u64 pairs")
+
+static const struct ctl_param diff_params[] = {
+    STR("a", "a snapshot, or VM:SEGMENT"),
+    STR("b", "a snapshot, or VM:SEGMENT"),
+    BOOL_OPT("exact", "compare bytes, not places"), END};
+static const struct ctl_param diff_results[] = {SIZE("pages", "that differ"),
+    R_EXTENTS, SIZE("nodes_visited", "of the page maps"),
+    SIZE("diff_ns", "comparing the page maps"), END};
+
+static const struct ctl_param open_results[] = {SIZE("pages", "of it"),
+    SIZE("runs_fd", "position of the memfd of struct page_run"),
+    SIZE("layers", "descriptors that follow, read-only"), END};
+static const struct ctl_param import_params[] = {
+    STR_OPT("name", "label of the snapshot"),
+    SIZE("pages", "exactly those of the memfd"), END};
+static const struct ctl_param import_results[] = {SIZE("snapshot", "its id"),
+    STR("name", "its label"), SIZE("pages", "of it"), END};
+static const char *const import_fds[] = {
+    "memfd with all four seals, becomes a layer", NULL};
+
+static const struct ctl_param dirty_params[] = {P_VM, P_SEGMENT,
+    STR("cursor", "label; an unknown one starts now"),
+    BOOL_OPT("peek", "do not advance it"),
+    BOOL_OPT("exact", "only pages whose bytes changed"),
+    BOOL_OPT("bitmap", "answer with a memfd, one bit a page"), END};
+static const struct ctl_param dirty_results[] = {
+    SIZE("pages", "written since the cursor advanced"), R_EXTENTS,
+    SIZE_OPT("bitmap_fd", "instead: position of the bitmap's memfd"), END};
+
+static const struct ctl_param stats_results[] = {SIZE("vms", "that live"),
+    SIZE("snapshots", "that live"), SIZE("layers", "held"),
+    SIZE("layer_bytes", "of memory in layers"), SIZE("nodes", "of page maps"),
+    SIZE("node_bytes", "of page maps"),
+    SIZE("bank_bytes", "that may be reserved"),
+    SIZE("reserved_bytes", "by VMs"), END};
+
+static const struct ctl_op ops[] = {
+    {.name = "service.describe",
+	.summary = "every method, event, limit and error",
+	.handler = op_describe},
+    {.name = "service.subscribe",
+	.summary = "events follow as notifications",
+	.handler = op_subscribe},
+    {.name = "service.stats",
+	.summary = "what there is, and what it takes",
+	.results = stats_results,
+	.handler = op_stats},
+    {.name = "vm.launch",
+	.summary = "run a static Linux program as a guest",
+	.params = launch_params,
+	.results = launch_results,
+	.fds = launch_fds,
+	.nfds = 4,
+	.handler = op_vm_launch},
+    {.name = "vm.list",
+	.summary = "the VMs",
+	.results = list_results,
+	.handler = op_vm_list},
+    {.name = "vm.kill",
+	.summary = "end a VM",
+	.params = only_vm,
+	.handler = op_vm_kill},
+    {.name = "vm.pause",
+	.summary = "stop a VM's vCPUs",
+	.params = only_vm,
+	.handler = op_vm_pause},
+    {.name = "vm.resume",
+	.summary = "let them go on",
+	.params = only_vm,
+	.handler = op_vm_resume},
+    {.name = "vm.wait",
+	.summary = "answer when the VM has ended and is cleaned up",
+	.params = only_vm,
+	.results = wait_results,
+	.handler = op_vm_wait},
+    {.name = "vm.segments",
+	.summary = "segments and views of a VM",
+	.params = only_vm,
+	.results = segments_results,
+	.handler = op_vm_segments},
+    {.name = "segment.freeze",
+	.summary = "make a snapshot of a segment, in place",
+	.params = freeze_params,
+	.results = freeze_results,
+	.handler = op_segment_freeze},
+    {.name = "segment.sever",
+	.summary = "make a snapshot; the segment reads zero afterwards",
+	.params = freeze_params,
+	.results = freeze_results,
+	.handler = op_segment_sever},
+    {.name = "view.map",
+	.summary = "lay a snapshot into a running guest",
+	.params = map_params,
+	.results = map_results,
+	.handler = op_view_map},
+    {.name = "view.unmap",
+	.summary = "take a view away",
+	.params = unmap_params,
+	.handler = op_view_unmap},
+    {.name = "snapshot.list",
+	.summary = "the snapshots",
+	.results = snaps_results,
+	.handler = op_snapshot_list},
+    {.name = "snapshot.show",
+	.summary = "one snapshot, with counts of its pages",
+	.params = only_snap,
+	.results = show_results,
+	.handler = op_snapshot_show},
+    {.name = "snapshot.diff",
+	.summary = "which pages differ",
+	.params = diff_params,
+	.results = diff_results,
+	.handler = op_snapshot_diff},
+    {.name = "snapshot.drop",
+	.summary = "give up a capability",
+	.params = only_snap,
+	.handler = op_snapshot_drop},
+    {.name = "snapshot.open",
+	.summary = "take read-only descriptors out; irrevocable",
+	.params = only_snap,
+	.results = open_results,
+	.handler = op_snapshot_open},
+    {.name = "snapshot.import",
+	.summary = "a sealed memfd becomes a snapshot",
+	.params = import_params,
+	.results = import_results,
+	.fds = import_fds,
+	.nfds = 1,
+	.handler = op_snapshot_import},
+    {.name = "dirty.query",
+	.summary = "pages written since a cursor advanced",
+	.params = dirty_params,
+	.results = dirty_results,
+	.handler = op_dirty_query},
+};
+
+static const struct ctl_param ev_started[] = {
+    SIZE("vm", "id"), STR("name", "label"), END};
+static const struct ctl_param ev_exited[] = {SIZE("vm", "id"),
+    STR("name", "label"), SIZE("status", "as a shell gives it"),
+    STR("reason", "exit, fault, killed or refused"),
+    OBJ_OPT("report", "of a fault", report_fields), END};
+static const struct ctl_param ev_made[] = {SIZE("snapshot", "id"),
+    STR("name", "label"), SIZE("vm", "id"), STR("segment", "label"),
+    SIZE("pages", "of it"), END};
+static const struct ctl_param ev_gone[] = {SIZE("snapshot", "id"), END};
+static const struct ctl_param ev_mapped[] = {
+    SIZE("vm", "id"), SIZE("view", "number"), SIZE("snapshot", "id"), END};
+
+static const struct ctl_event events[] = {
+    {"vm.started", "a program begins", ev_started},
+    {"vm.exited", "a VM ended", ev_exited},
+    {"snapshot.made", "a snapshot came into being", ev_made},
+    {"snapshot.gone", "nobody holds it any more", ev_gone},
+    {"view.mapped", "a snapshot was laid in a VM", ev_mapped},
+};
+
+const struct ctl_conf broker_ctl_conf = {
+    .service = "firn",
+    .version = FIRN_VERSION,
+    .ops = ops,
+    .nops = sizeof(ops) / sizeof(ops[0]),
+    .events = events,
+    .nevents = sizeof(events) / sizeof(events[0]),
+};
+
+void op_describe(void *ctx, struct ctl_req *rq)
+{
+	(void)ctx;
+	ctl_reply(rq, ctl_describe(&broker_ctl_conf), NULL, 0);
+}

@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vmm/broker/internal.h"
+
+/* --- lineages ------------------------------------------------------------- */
+
+struct lineage *lineage_new(void)
+{
+	struct lineage *l = calloc(1, sizeof(*l));
+
+	if (l != NULL)
+		l->refs = 1;
+	return l;
+}
+
+struct lineage *lineage_get(struct lineage *l)
+{
+	l->refs++;
+	return l;
+}
+
+void lineage_put(struct lineage *l)
+{
+	if (l != NULL && --l->refs == 0)
+		free(l);
+}
+
+/* --- snapshots ------------------------------------------------------------ */
+
+struct snap *snap_by_id(struct broker *b, uint64_t id)
+{
+	struct snap *s = b->snaps[id % SNAP_BUCKETS];
+
+	while (s != NULL && s->id != id)
+		s = s->next;
+	return s;
+}
+
+struct snap *snap_new(
+    struct broker *b, struct map map, struct lineage *l, struct err *e)
+{
+	struct snap *s = NULL;
+
+	if (b->nsnaps < SNAPS_MAX)
+		s = calloc(1, sizeof(*s));
+	if (s == NULL) {
+		map_put(&b->store, &map);
+		if (b->nsnaps >= SNAPS_MAX)
+			return err_set(e, -ENOSPC,
+				   "%u snapshots exist; drop some", SNAPS_MAX),
+			       NULL;
+		return err_set(e, -ENOMEM, "no memory for a snapshot"), NULL;
+	}
+	s->id = b->next_id++;
+	s->map = map;
+	s->lineage = lineage_get(l);
+	s->holds = 1;
+	s->next = b->snaps[s->id % SNAP_BUCKETS];
+	b->snaps[s->id % SNAP_BUCKETS] = s;
+	b->nsnaps++;
+	return s;
+}
+
+struct snap *snap_hold(struct snap *s)
+{
+	s->holds++;
+	return s;
+}
+
+void snap_put(struct broker *b, struct snap *s)
+{
+	struct snap **at;
+
+	if (s == NULL || --s->holds > 0)
+		return;
+	at = &b->snaps[s->id % SNAP_BUCKETS];
+	while (*at != s)
+		at = &(*at)->next;
+	*at = s->next;
+	b->nsnaps--;
+	if (s->lineage->laid_snap == s->id)
+		s->lineage->laid_snap = 0;
+	lineage_put(s->lineage);
+	map_put(&b->store, &s->map);
+	if (s->has_laid)
+		map_put(&b->store, &s->laid);
+	for (struct home *h = b->homes; h != NULL; h = h->next)
+		if (h->uid == s->payer)
+			notify(b, h, "snapshot.gone",
+			    json_pack("{s:I}", "snapshot", (json_int_t)s->id));
+	free(s);
+	layers_reap(b);
+}
+
+/* --- layers that nobody reaches ------------------------------------------- */
+
+static void reap_run(struct work *w)
+{
+	struct broker *b =
+	    (struct broker *)((char *)w - offsetof(struct broker, reaper));
+
+	for (uint32_t i = 0; i < b->nreap; i++)
+		(void)close(b->reap_fd[i]);
+}
+
+static void reap_done(struct work *w)
+{
+	struct broker *b =
+	    (struct broker *)((char *)w - offsetof(struct broker, reaper));
+
+	if (!w->ran)
+		reap_run(w);
+	b->reaping = false;
+	layers_reap(b);
+}
+
+void layers_reap(struct broker *b)
+{
+	const uint32_t max = sizeof(b->reap_fd) / sizeof(b->reap_fd[0]);
+	int fd;
+
+	if (b->reaping)
+		return;
+	b->nreap = 0;
+	while (b->nreap < max && (fd = layer_reap_take(b->layers)) >= 0)
+		b->reap_fd[b->nreap++] = fd;
+	if (b->nreap == 0)
+		return;
+	b->reaping = true;
+	worker_submit(b->pool, &b->reaper, reap_run, reap_done);
+}
+
+/* --- the bank ------------------------------------------------------------- */
+
+/* What layers hold, as the kernel tells. */
+static uint64_t layers_bytes(struct broker *b)
+{
+	uint64_t sum = 0;
+	uint32_t pos = 0;
+	uint32_t id;
+	struct layer_stat st;
+
+	while (layer_next(b->layers, &pos, &id))
+		if (layer_stat(b->layers, id, &st, NULL) == 0)
+			sum += st.bytes;
+	return sum;
+}
+
+int bank_check(struct broker *b, uint64_t bytes, struct err *e)
+{
+	uint64_t used = b->bank_used + layers_bytes(b);
+
+	if (used <= b->bank_max && bytes <= b->bank_max - used)
+		return 0;
+	return err_set(e, -ENOSPC,
+	    "the bank has %" PRIu64 " MiB of %" PRIu64 " left and %" PRIu64
+	    " are asked for; end VMs, drop snapshots, or "
+	    "start firnd with a larger --bank",
+	    used < b->bank_max ? (b->bank_max - used) >> 20 : 0,
+	    b->bank_max >> 20, bytes >> 20);
+}
+
+int bank_reserve(
+    struct broker *b, struct bvm *vm, uint64_t bytes, struct err *e)
+{
+	int rc = bank_check(b, bytes, e);
+
+	if (rc != 0)
+		return rc;
+	b->bank_used += bytes;
+	vm->reserved += bytes;
+	return 0;
+}
+
+void bank_release(struct broker *b, struct bvm *vm, uint64_t bytes)
+{
+	if (bytes > vm->reserved)
+		bytes = vm->reserved;
+	vm->reserved -= bytes;
+	b->bank_used -= bytes;
+}
+
+/* --- descriptors for workers ---------------------------------------------- */
+
+struct id_fd {
+	uint32_t id;
+	int fd;
+};
+
+static int by_id(const void *x, const void *y)
+{
+	const struct id_fd *a = x;
+	const struct id_fd *b = y;
+
+	return a->id < b->id ? -1 : a->id > b->id;
+}
+
+int fdtab_make(struct broker *b, struct fdtab *t)
+{
+	uint32_t n = layer_count(b->layers);
+	struct id_fd *x = calloc((size_t)n + 1, sizeof(*x));
+	uint32_t pos = 0;
+
+	*t = (struct fdtab){0};
+	t->id = calloc((size_t)n + 1, sizeof(*t->id));
+	t->fd = calloc((size_t)n + 1, sizeof(*t->fd));
+	if (x == NULL || t->id == NULL || t->fd == NULL) {
+		free(x);
+		fdtab_free(t);
+		return -ENOMEM;
+	}
+	while (t->n < n && layer_next(b->layers, &pos, &x[t->n].id)) {
+		x[t->n].fd = layer_fd(b->layers, x[t->n].id);
+		t->n++;
+	}
+	qsort(x, t->n, sizeof(*x), by_id);
+	for (uint32_t i = 0; i < t->n; i++) {
+		t->id[i] = x[i].id;
+		t->fd[i] = x[i].fd;
+	}
+	free(x);
+	return 0;
+}
+
+void fdtab_free(struct fdtab *t)
+{
+	free(t->id);
+	free(t->fd);
+	*t = (struct fdtab){0};
+}
+
+uint32_t fdtab_index(const struct fdtab *t, uint32_t layer)
+{
+	uint32_t lo = 0;
+	uint32_t hi = t->n;
+
+	while (layer != RUN_ZERO && lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (t->id[mid] == layer)
+			return mid;
+		if (t->id[mid] < layer)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return RUN_ZERO;
+}
+
+/* --- lists of runs -------------------------------------------------------- */
+
+int runs_add(struct runs *rs, const struct page_run *r)
+{
+	if (rs->n == rs->cap) {
+		size_t cap = rs->cap == 0 ? 64 : rs->cap * 2;
+		struct page_run *p;
+
+		if (rs->n >= rs->max)
+			return -E2BIG;
+		p = realloc(rs->r, cap * sizeof(*p));
+		if (p == NULL)
+			return -ENOMEM;
+		rs->r = p;
+		rs->cap = cap;
+	}
+	rs->r[rs->n++] = *r;
+	return 0;
+}
+
+static int add_run(void *ctx, const struct page_run *r)
+{
+	return runs_add(ctx, r);
+}
+
+int runs_of(
+    const struct map *m, uint64_t first, uint64_t npages, struct runs *out)
+{
+	if (out->max == 0)
+		out->max = RUNS_MAX;
+	return map_walk(m, first, npages, add_run, out);
+}

@@ -1,0 +1,648 @@
+/* SPDX-License-Identifier: MIT */
+/* The methods about snapshots. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "vmm/broker/internal.h"
+#include "vmm/layer/layer_copy.h"
+
+/* The snapshot that parameter "snapshot" names; else (rq) is answered. */
+static struct snap *req_snap(
+    struct broker *b, struct ctl_req *rq, uint32_t rights, int32_t *cap)
+{
+	struct err e = {0};
+	struct snap *s;
+
+	if (snap_find(b, &req_home(rq)->caps, ctl_str(rq, "snapshot"), rights,
+		&s, cap, &e) == 0)
+		return s;
+	ctl_fail(rq, &e);
+	return NULL;
+}
+
+static json_t *base_json(const struct snap *s, const char *name)
+{
+	json_t *j = json_pack("{s:I,s:s,s:I,s:I,s:s,s:I}", "id",
+	    (json_int_t)s->id, "name", name, "pages", (json_int_t)s->map.npages,
+	    "size", (json_int_t)(s->map.npages * PAGE_SIZE), "origin",
+	    s->origin, "payer", (json_int_t)s->payer);
+
+	if (j != NULL && s->parent != 0)
+		(void)json_object_set_new(
+		    j, "parent", json_integer((json_int_t)s->parent));
+	return j;
+}
+
+void op_snapshot_list(void *ctx, struct ctl_req *rq)
+{
+	struct broker *b = ctx;
+	struct home *h = req_home(rq);
+	json_t *list = json_array();
+	const struct cap *c;
+	uint32_t pos = 0;
+
+	while (cap_next(&h->caps, &pos, &c) >= 0) {
+		struct snap *s = snap_by_id(b, c->object);
+
+		if (s != NULL)
+			(void)json_array_append_new(
+			    list, base_json(s, c->name));
+	}
+	ctl_reply(rq, json_pack("{s:o}", "snapshots", list), NULL, 0);
+}
+
+void op_snapshot_drop(void *ctx, struct ctl_req *rq)
+{
+	struct broker *b = ctx;
+	int32_t cap;
+
+	if (req_snap(b, rq, 0, &cap) == NULL)
+		return;
+	cap_end(b, &req_home(rq)->caps, cap);
+	ctl_reply(rq, NULL, NULL, 0);
+}
+
+/* --- snapshot.show -----------------------------------------------------------
+ */
+
+struct show_op {
+	struct work work;
+	struct broker *b;
+	struct ctl_req *rq;
+	struct snap *s;
+	char name[FIRN_NAME_MAX];
+	struct map *other; /* every other map of the same pages; held */
+	uint32_t nother;
+	uint64_t *alone; /* a bit a page that no other map shares */
+	uint64_t extents, zero, exclusive;
+	uint32_t *layers; /* seen */
+	uint32_t nlayers, cap;
+	int rc;
+};
+
+static int see_layer(struct show_op *op, uint32_t layer)
+{
+	/* Runs of one layer come in clusters: look from the newest. */
+	for (uint32_t i = op->nlayers; i > 0; i--)
+		if (op->layers[i - 1] == layer)
+			return 0;
+	if (op->nlayers == op->cap) {
+		uint32_t cap = op->cap == 0 ? 16 : op->cap * 2;
+		uint32_t *p = realloc(op->layers, cap * sizeof(*p));
+
+		if (p == NULL)
+			return -ENOMEM;
+		op->layers = p;
+		op->cap = cap;
+	}
+	op->layers[op->nlayers++] = layer;
+	return 0;
+}
+
+static int show_run(void *ctx, const struct page_run *r)
+{
+	struct show_op *op = ctx;
+
+	if (r->layer == RUN_ZERO) {
+		op->zero += r->npages;
+		return 0;
+	}
+	op->extents++;
+	for (uint64_t i = 0; i < r->npages; i++)
+		op->alone[(r->page + i) / 64] |= 1ULL << (r->page + i) % 64;
+	return see_layer(op, r->layer);
+}
+
+/* What lies between two differing runs is shared. */
+struct shared {
+	uint64_t *alone;
+	uint64_t next;
+};
+
+static void clear_bits(uint64_t *w, uint64_t from, uint64_t to)
+{
+	for (; from < to && from % 64 != 0; from++)
+		w[from / 64] &= ~(1ULL << from % 64);
+	for (; from + 64 <= to; from += 64)
+		w[from / 64] = 0;
+	for (; from < to; from++)
+		w[from / 64] &= ~(1ULL << from % 64);
+}
+
+static int not_shared(void *ctx, uint64_t page, uint64_t npages)
+{
+	struct shared *x = ctx;
+
+	clear_bits(x->alone, x->next, page);
+	x->next = page + npages;
+	return 0;
+}
+
+static void show_run_work(struct work *w)
+{
+	struct show_op *op = (struct show_op *)w;
+	uint64_t npages = op->s->map.npages;
+
+	op->rc = map_walk(&op->s->map, 0, npages, show_run, op);
+	for (uint32_t i = 0; i < op->nother && op->rc == 0; i++) {
+		struct shared x = {.alone = op->alone};
+
+		op->rc =
+		    map_diff(&op->s->map, &op->other[i], not_shared, &x, NULL);
+		clear_bits(op->alone, x.next, npages);
+		if (worker_cancelled(w))
+			op->rc = -ECANCELED;
+	}
+	for (uint64_t i = 0; i < (npages + 63) / 64; i++)
+		op->exclusive += (uint64_t)__builtin_popcountll(op->alone[i]);
+}
+
+static void show_free(struct show_op *op)
+{
+	struct broker *b = op->b;
+
+	for (uint32_t i = 0; i < op->nother; i++)
+		map_put(&b->store, &op->other[i]);
+	snap_put(b, op->s);
+	free(op->other);
+	free(op->alone);
+	free(op->layers);
+	free(op);
+	layers_reap(b);
+}
+
+static void show_done(struct work *w)
+{
+	struct show_op *op = (struct show_op *)w;
+	uint64_t pages = op->s->map.npages;
+	struct err e;
+	json_t *j;
+
+	if (!w->ran)
+		op->rc = -ECANCELED;
+	if (op->rc != 0) {
+		(void)err_set(&e, op->rc, "cannot count its pages: %s",
+		    strerror(-op->rc));
+		ctl_fail(op->rq, &e);
+	} else {
+		j = base_json(op->s, op->name);
+		(void)json_object_update_new(
+		    j, json_pack("{s:I,s:I,s:I,s:I,s:I}", "layers",
+			   (json_int_t)op->nlayers, "extents",
+			   (json_int_t)op->extents, "exclusive_pages",
+			   (json_int_t)op->exclusive, "shared_pages",
+			   (json_int_t)(pages - op->zero - op->exclusive),
+			   "zero_pages", (json_int_t)op->zero));
+		ctl_reply(op->rq, j, NULL, 0);
+	}
+	show_free(op);
+}
+
+static void add_other(struct show_op *op, const struct map *m, uint32_t max)
+{
+	if (m->npages == op->s->map.npages && op->nother < max)
+		op->other[op->nother++] = map_get(&op->b->store, m);
+}
+
+static uint32_t each_other(struct show_op *op, uint32_t max)
+{
+	struct broker *b = op->b;
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < SNAP_BUCKETS; i++)
+		for (struct snap *s = b->snaps[i]; s != NULL; s = s->next)
+			if (s != op->s && ++n <= max)
+				add_other(op, &s->map, max);
+	for (struct bvm *vm = b->vms; vm != NULL; vm = vm->next)
+		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+			if (vm->place[i].used && vm->place[i].shown != op->s &&
+			    ++n <= max)
+				add_other(op, &vm->place[i].cur, max);
+	return n;
+}
+
+void op_snapshot_show(void *ctx, struct ctl_req *rq)
+{
+	struct broker *b = ctx;
+	int32_t num;
+	struct snap *s = req_snap(b, rq, 0, &num);
+	struct show_op *op = s == NULL ? NULL : calloc(1, sizeof(*op));
+	const struct cap *c;
+	uint32_t max;
+	struct err e;
+
+	if (s == NULL)
+		return;
+	if (op != NULL) {
+		op->b = b;
+		op->rq = rq;
+		op->s = snap_hold(s);
+		op->alone = calloc((s->map.npages + 63) / 64, 8);
+		max = each_other(op, 0);
+		op->other = calloc((size_t)max + 1, sizeof(*op->other));
+	}
+	if (op == NULL || op->alone == NULL || op->other == NULL) {
+		if (op != NULL)
+			show_free(op);
+		(void)err_set(&e, -ENOMEM, "no memory to count its pages");
+		ctl_fail(rq, &e);
+		return;
+	}
+	(void)each_other(op, max);
+	(void)cap_lookup(&req_home(rq)->caps, num, 0, &c);
+	memcpy(op->name, c->name, sizeof(op->name));
+	worker_submit(b->pool, &op->work, show_run_work, show_done);
+}
+
+/* --- snapshot.open
+ * ------------------------------------------------------------ */
+
+/*
+ * Descriptors cannot be taken back, and show a whole layer: so only those
+ * layers go out of which every page is reachable from the snapshot. Where one
+ * is not, all its reachable pages are copied to a layer of their own, once, and
+ * the snapshot's map names that from then on.
+ */
+#define OPEN_LAYERS_MAX 200u
+
+struct open_op {
+	struct work work;
+	struct broker *b;
+	struct ctl_req *rq;
+	struct snap *s;
+	struct runs from;
+	struct page_run *to;
+	struct fdtab tab;
+	struct layer_copied copied;
+	bool copy;
+	int rc;
+	struct err e;
+};
+
+static void open_free(struct open_op *op)
+{
+	snap_put(op->b, op->s);
+	fdtab_free(&op->tab);
+	free(op->from.r);
+	free(op->to);
+	if (op->copied.fd >= 0)
+		(void)close(op->copied.fd);
+	free(op);
+}
+
+static void open_fail(struct open_op *op, const struct err *e)
+{
+	ctl_fail(op->rq, e);
+	open_free(op);
+}
+
+/* The layers of (op->from), by position in the table, and how many of their
+ * pages it reaches. */
+static int count_reached(
+    struct open_op *op, uint64_t *reached, uint32_t *nlayers)
+{
+	*nlayers = 0;
+	for (size_t i = 0; i < op->from.n; i++) {
+		struct page_run *r = &op->from.r[i];
+
+		if (r->layer == RUN_ZERO)
+			continue;
+		r->layer = fdtab_index(&op->tab, r->layer);
+		if (r->layer == RUN_ZERO)
+			return -EPROTO;
+		if (reached[r->layer] == 0)
+			++*nlayers;
+		reached[r->layer] += r->npages;
+	}
+	return 0;
+}
+
+static bool must_copy(struct open_op *op, const uint64_t *reached)
+{
+	struct layer_stat st;
+
+	for (uint32_t i = 0; i < op->tab.n; i++) {
+		if (reached[i] == 0)
+			continue;
+		if (layer_stat(op->b->layers, op->tab.id[i], &st, NULL) != 0 ||
+		    st.bytes / PAGE_SIZE > reached[i])
+			return true;
+	}
+	return false;
+}
+
+static void open_reply(struct open_op *op)
+{
+	uint32_t *number = calloc((size_t)op->tab.n + 1, sizeof(*number));
+	int fds[1 + OPEN_LAYERS_MAX];
+	uint32_t n = 0;
+	struct err e;
+
+	fds[0] = -1;
+	for (size_t i = 0; number != NULL && i < op->from.n; i++) {
+		struct page_run *r = &op->from.r[i];
+
+		if (r->layer == RUN_ZERO)
+			continue;
+		if (number[r->layer] == 0) {
+			fds[1 + n] = op->tab.fd[r->layer];
+			number[r->layer] = ++n;
+		}
+		r->layer = number[r->layer] - 1;
+	}
+	if (number != NULL)
+		fds[0] = wire_blob(
+		    "firn-runs", op->from.r, op->from.n * sizeof(*op->from.r));
+	free(number);
+	if (fds[0] < 0) {
+		(void)err_set(&e, -ENOMEM, "no memory for its runs");
+		open_fail(op, &e);
+		return;
+	}
+	ctl_reply(op->rq,
+	    json_pack("{s:I,s:i,s:I}", "pages", (json_int_t)op->s->map.npages,
+		"runs_fd", 0, "layers", (json_int_t)n),
+	    fds, 1 + n);
+	(void)close(fds[0]);
+	open_free(op);
+}
+
+static void open_copy(struct work *w)
+{
+	struct open_op *op = (struct open_op *)w;
+	struct layer_job job = {
+	    .layer_fd = op->tab.fd,
+	    .nfds = op->tab.n,
+	    .cancel = &w->cancelled,
+	};
+
+	op->rc =
+	    layer_copy_runs(&job, (struct run_list){op->from.r, op->from.n},
+		op->to, &op->copied, &op->e);
+}
+
+static int open_adopt(struct open_op *op)
+{
+	struct broker *b = op->b;
+	struct snap *s = op->s;
+	struct map next;
+	uint32_t id;
+	int rc = layer_adopt(
+	    b->layers, op->copied.fd, op->copied.npages, &id, &op->e);
+
+	op->copied.fd = -1;
+	if (rc != 0)
+		return rc;
+	for (size_t i = 0; i < op->from.n; i++)
+		if (op->to[i].layer != RUN_ZERO)
+			op->to[i].layer = id;
+	rc = map_apply(&b->store, &s->map, op->to, op->from.n, &next);
+	layer_put(b->layers, id);
+	if (rc != 0)
+		return err_set(&op->e, rc, "no memory for a page map");
+	map_put(&b->store, &s->map);
+	s->map = next;
+	if (s->has_laid)
+		map_put(&b->store, &s->laid);
+	s->has_laid = false;
+	layers_reap(b);
+	return 0;
+}
+
+static int open_begin(struct open_op *op);
+
+static void open_copied(struct work *w)
+{
+	struct open_op *op = (struct open_op *)w;
+	int rc =
+	    w->ran ? op->rc : err_set(&op->e, -ECANCELED, "firnd is ending");
+
+	if (rc == 0)
+		rc = open_adopt(op);
+	free(op->from.r);
+	free(op->to);
+	fdtab_free(&op->tab);
+	op->from = (struct runs){0};
+	op->to = NULL;
+	if (rc == 0)
+		rc = open_begin(op);
+	if (rc != 0)
+		open_fail(op, &op->e);
+}
+
+/* Answer, or have it copied first. On failure (op) is the caller's still. */
+static int open_begin(struct open_op *op)
+{
+	uint64_t *reached;
+	uint32_t nlayers = 0;
+	bool copy;
+	int rc = fdtab_make(op->b, &op->tab);
+
+	if (rc == 0)
+		rc = runs_of(&op->s->map, 0, op->s->map.npages, &op->from);
+	reached = calloc((size_t)op->tab.n + 1, sizeof(*reached));
+	if (rc == 0 && reached == NULL)
+		rc = -ENOMEM;
+	if (rc == 0)
+		rc = count_reached(op, reached, &nlayers);
+	copy = rc == 0 &&
+	       (nlayers > OPEN_LAYERS_MAX || must_copy(op, reached)) &&
+	       !op->copy; /* what was copied is exact */
+	free(reached);
+	if (rc == 0 && copy)
+		rc = bank_check(op->b, PAGE_SIZE, &op->e);
+	if (rc == 0 && copy) {
+		op->to = calloc(op->from.n + 1, sizeof(*op->to));
+		rc = op->to == NULL ? -ENOMEM : 0;
+	}
+	if (rc != 0)
+		return op->e.code != 0
+			   ? op->e.code
+			   : err_set(&op->e, rc, "cannot open the snapshot: %s",
+				 strerror(-rc));
+	if (!copy) {
+		open_reply(op);
+		return 0;
+	}
+	op->copy = true;
+	worker_submit(op->b->pool, &op->work, open_copy, open_copied);
+	return 0;
+}
+
+void op_snapshot_open(void *ctx, struct ctl_req *rq)
+{
+	struct broker *b = ctx;
+	struct snap *s = req_snap(b, rq, FIRN_RIGHT_OPEN, NULL);
+	struct open_op *op;
+	struct err e;
+
+	if (s == NULL)
+		return;
+	op = calloc(1, sizeof(*op));
+	if (op == NULL) {
+		(void)err_set(&e, -ENOMEM, "no memory to open a snapshot");
+		ctl_fail(rq, &e);
+		return;
+	}
+	op->b = b;
+	op->rq = rq;
+	op->s = snap_hold(s);
+	op->copied.fd = -1;
+	if (open_begin(op) != 0)
+		open_fail(op, &op->e);
+}
+
+/* --- snapshot.import
+ * ----------------------------------------------------------- */
+
+struct import_op {
+	struct work work;
+	struct broker *b;
+	struct ctl_req *rq;
+	uid_t uid;
+	char name[FIRN_NAME_MAX];
+	uint32_t layer;
+	int fd; /* borrowed of the layer, which is held */
+	uint64_t npages;
+	struct runs runs;
+	int rc;
+};
+
+/* Its data as runs; holes read as zero. */
+static void import_scan(struct work *w)
+{
+	struct import_op *op = (struct import_op *)w;
+	off_t end = (off_t)(op->npages * PAGE_SIZE);
+	off_t at = 0;
+
+	op->runs.max = RUNS_MAX;
+	while (at < end && op->rc == 0 && !worker_cancelled(w)) {
+		off_t data = lseek(op->fd, at, SEEK_DATA);
+		off_t hole;
+		struct page_run r = {.layer = op->layer};
+
+		if (data < 0) {
+			op->rc = errno == ENXIO ? 0 : -errno;
+			return;
+		}
+		hole = lseek(op->fd, data, SEEK_HOLE);
+		if (hole < 0) {
+			op->rc = -errno;
+			return;
+		}
+		r.page = r.index = (uint64_t)data / PAGE_SIZE;
+		at = hole;
+		r.npages =
+		    ((uint64_t)hole + PAGE_SIZE - 1) / PAGE_SIZE - r.page;
+		op->rc = runs_add(&op->runs, &r);
+	}
+}
+
+static int import_finish(struct import_op *op, struct err *e)
+{
+	struct broker *b = op->b;
+	struct home *h = req_home(op->rq);
+	struct lineage *l;
+	struct map zero;
+	struct map m;
+	struct snap *s;
+	int32_t cap;
+	int rc;
+
+	(void)map_zero(op->npages, &zero);
+	rc = map_apply(&b->store, &zero, op->runs.r, op->runs.n, &m);
+	if (rc != 0)
+		return err_set(e, rc, "no memory for a page map");
+	l = lineage_new();
+	if (l == NULL) {
+		map_put(&b->store, &m);
+		return err_set(e, -ENOMEM, "no memory for a snapshot");
+	}
+	s = snap_new(b, m, l, e);
+	lineage_put(l);
+	if (s == NULL)
+		return e->code;
+	s->payer = op->uid;
+	(void)snprintf(s->origin, sizeof(s->origin), "import");
+	cap = h == NULL ? err_set(e, -ESRCH, "the client is gone")
+			: snap_grant(s, &h->caps, FIRN_RIGHT_ALL, op->name, e);
+	if (cap >= 0)
+		ctl_reply(op->rq,
+		    json_pack("{s:I,s:s,s:I}", "snapshot", (json_int_t)s->id,
+			"name", op->name, "pages", (json_int_t)op->npages),
+		    NULL, 0);
+	snap_put(b, s);
+	return cap < 0 ? cap : 0;
+}
+
+static void import_done(struct work *w)
+{
+	struct import_op *op = (struct import_op *)w;
+	struct broker *b = op->b;
+	struct err e = {0};
+	int rc = w->ran ? op->rc : -ECANCELED;
+
+	if (rc != 0)
+		(void)err_set(
+		    &e, rc, "cannot read the memfd: %s", strerror(-rc));
+	else
+		rc = import_finish(op, &e);
+	if (rc != 0)
+		ctl_fail(op->rq, &e);
+	layer_put(b->layers, op->layer);
+	free(op->runs.r);
+	free(op);
+	layers_reap(b);
+}
+
+void op_snapshot_import(void *ctx, struct ctl_req *rq)
+{
+	struct broker *b = ctx;
+	const char *name = ctl_str(rq, "name");
+	int64_t pages = ctl_int(rq, "pages", 0);
+	int fd = ctl_take_fd(rq, 0);
+	struct import_op *op = calloc(1, sizeof(*op));
+	struct err e = {0};
+	int rc;
+
+	if (op == NULL)
+		rc = err_set(&e, -ENOMEM, "no memory for an import");
+	else if (pages < 1 || (uint64_t)pages > LAYER_NPAGES_MAX)
+		rc = err_set(&e, -EINVAL, "pages is not from 1 to 2^28");
+	else
+		rc = name_check(
+		    &req_home(rq)->caps, name == NULL ? "" : name, &e);
+	if (rc == 0)
+		rc = bank_check(b, PAGE_SIZE, &e);
+	if (rc == 0) {
+		rc =
+		    layer_adopt(b->layers, fd, (uint64_t)pages, &op->layer, &e);
+		fd = -1;
+	}
+	if (rc == 0 && layer_npages(b->layers, op->layer) != (uint64_t)pages) {
+		layer_put(b->layers, op->layer);
+		rc = err_set(&e, -EINVAL,
+		    "the memfd has not exactly the pages that were named");
+	}
+	if (rc != 0) {
+		if (fd >= 0)
+			(void)close(fd);
+		free(op);
+		ctl_fail(rq, &e);
+		return;
+	}
+	op->b = b;
+	op->rq = rq;
+	op->uid = req_home(rq)->uid;
+	op->npages = (uint64_t)pages;
+	op->fd = layer_fd(b->layers, op->layer);
+	if (name != NULL)
+		(void)snprintf(op->name, sizeof(op->name), "%s", name);
+	worker_submit(b->pool, &op->work, import_scan, import_done);
+}
