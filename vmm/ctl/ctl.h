@@ -146,10 +146,11 @@ void ctl_conn_close(struct ctl_conn *c);
 void ctl_notify(struct ctl_conn *c, const char *method, json_t *params);
 
 /*
- * Answer with (result), whose reference is taken over (NULL means {}, or, if
- * the caller ran out of memory making it, an error: pass through ctl_fail
- * then), and with (fds,nfds), which stay the caller's (they are duplicated). If
- * the connection is gone the answer is dropped. (rq) is gone after this.
+ * Answer with (result), whose reference is taken over, and with (fds,nfds),
+ * nfds at most CTL_REPLY_FDS, which stay the caller's (they are duplicated).
+ * NULL means {} for an operation without results; for others it means that the
+ * caller ran out of memory making it, and is answered so. If the connection is
+ * gone the answer is dropped. (rq) is gone after this.
  */
 void ctl_reply(struct ctl_req *rq, json_t *result, const int *fds, size_t nfds);
 /* Answer with an error whose code is e->code's by ctl_code_of(). */
