@@ -128,8 +128,12 @@ static int make_on_control(void *arg)
 	struct place *p;
 	int r = place_make(j->g->env.places, j->name, 0, j->size, &p, NULL);
 
-	if (r < 0)
+	if (r < 0) {
+		struct wire_place none = {.id = UINT32_MAX};
+
+		ops->tell(ops->ctx, WIRE_SEG_GONE, &none, sizeof(none));
 		return r;
+	}
 	place_info(p, &j->info);
 	w.id = j->info.id;
 	w.gpa = j->info.gpa;
@@ -150,32 +154,45 @@ static int find_on_control(void *arg)
 	return 0;
 }
 
-static int64_t segment_job(
-    struct guest_call *c, int (*fn)(void *arg), uint64_t size, uint64_t out)
+/* (name) is the copy that was checked: guest memory is not asked twice. */
+static int64_t segment_job(struct guest_call *c, int (*fn)(void *arg),
+    const char *name, uint64_t size, uint64_t out)
 {
-	char name[FIRN_NAME_MAX];
 	struct make_job j = {.g = c->g, .name = name, .size = size};
 	struct firn_segment s;
-	int r = get_name(c, c->a[0], false, name);
+	int r = c->g->env.ops.on_control(c->g->env.ops.ctx, fn, &j);
 
-	if (r == 0)
-		r = check_out(c, out, sizeof(s));
-	if (r == 0)
-		r = c->g->env.ops.on_control(c->g->env.ops.ctx, fn, &j);
 	if (r < 0)
 		return r;
 	tell_segment(&j.info, &s);
 	return give(c, out, &s, sizeof(s), 0);
 }
 
+/* The bank pays for a segment before it exists. */
 static int64_t do_segment_make(struct guest_call *c)
 {
-	return segment_job(c, make_on_control, c->a[1], c->a[2]);
+	struct wire_segment w = {.size = c->a[1]};
+	int64_t r = get_name(c, c->a[0], false, w.name);
+
+	if (r == 0)
+		r = check_out(c, c->a[2], sizeof(struct firn_segment));
+	if (r == 0)
+		r = ask(c, WIRE_G_SEGMENT, &w, sizeof(w), NULL, 0);
+	if (r < 0)
+		return r;
+	return segment_job(c, make_on_control, w.name, w.size, c->a[2]);
 }
 
 static int64_t do_segment_find(struct guest_call *c)
 {
-	return segment_job(c, find_on_control, 0, c->a[1]);
+	char name[FIRN_NAME_MAX];
+	int64_t r = get_name(c, c->a[0], false, name);
+
+	if (r == 0)
+		r = check_out(c, c->a[1], sizeof(struct firn_segment));
+	if (r < 0)
+		return r;
+	return segment_job(c, find_on_control, name, 0, c->a[1]);
 }
 
 /* --- snapshots and views -------------------------------------------------- */
