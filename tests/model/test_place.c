@@ -238,7 +238,7 @@ static void do_dirty(struct model *m, struct side *s)
 	uint64_t seen = 0;
 
 	assert_int_equal(
-	    place_dirty(m->ps, s->p, name[c], peek, &words, &count, &e), 0);
+	    place_dirty(s->p, name[c], peek, &words, &count, &e), 0);
 	for (uint32_t i = 0; i < NPAGES; i++) {
 		bool told = (words[i / 64] >> (i % 64) & 1) != 0;
 
@@ -309,12 +309,21 @@ static struct side *open_view(
 	struct place *p;
 	struct side *s;
 	size_t n = map_runs(&of->map, runs);
+	struct place_view v;
 	int r;
 
 	for (uint32_t i = 0; i < m->nlayers; i++)
 		fd[i] = m->layer[i].fd;
-	r = place_open(m->ps, "view", VIEW_GPA, kind, NPAGES, runs, n, fd,
-	    m->nlayers, 7, &p, &e);
+	v = (struct place_view){.name = "view",
+	    .gpa = VIEW_GPA,
+	    .kind = kind,
+	    .npages = NPAGES,
+	    .runs = runs,
+	    .nruns = n,
+	    .layer_fd = fd,
+	    .nlayers = m->nlayers,
+	    .snapshot = 7};
+	r = place_open(m->ps, &v, &p, &e);
 	if (r != 0)
 		fail_msg("%d: %s", r, e.msg);
 	free(runs);
@@ -470,8 +479,7 @@ static void test_running(void **state)
 			uint64_t n;
 
 			assert_int_equal(
-			    place_dirty(m->ps, p, "x", false, &words, &n, &e),
-			    0);
+			    place_dirty(p, "x", false, &words, &n, &e), 0);
 			free(words);
 		}
 		assert_int_equal(sever ? place_sever(m->ps, p, &f, &e)

@@ -294,8 +294,16 @@ static int open_view(struct rig *g, enum place_kind kind,
     const struct page_run *r, size_t n, int fd, struct place **p)
 {
 	struct err e = {0};
-	int ret = place_open(
-	    g->ps, "view", 0x20000000, kind, NPAGES, r, n, &fd, 1, 9, p, &e);
+	struct place_view v = {.name = "view",
+	    .gpa = 0x20000000,
+	    .kind = kind,
+	    .npages = NPAGES,
+	    .runs = r,
+	    .nruns = n,
+	    .layer_fd = &fd,
+	    .nlayers = 1,
+	    .snapshot = 9};
+	int ret = place_open(g->ps, &v, p, &e);
 
 	if (ret < 0)
 		assert_int_equal(e.code, ret);
@@ -339,8 +347,7 @@ static void test_open_refuses(void **state)
 	assert_int_equal(at(p, 1), 7);
 	assert_int_equal(place_freeze(g->ps, p, &f, &e), -EPERM);
 	assert_int_equal(place_sever(g->ps, p, &f, &e), -EPERM);
-	assert_int_equal(
-	    place_dirty(g->ps, p, "c", false, NULL, NULL, &e), -EPERM);
+	assert_int_equal(place_dirty(p, "c", false, NULL, NULL, &e), -EPERM);
 	assert_int_equal(place_close(g->ps, p, &e), 0);
 	p = places_by_name(g->ps, "seg");
 	assert_int_equal(place_close(g->ps, p, &e), -EPERM);
@@ -354,15 +361,16 @@ static void test_too_many_runs(void **state)
 	struct rig *g = *state;
 	size_t n = 24001;
 	struct page_run *r = calloc(n, sizeof(*r));
+	struct place_view v = {
+	    .name = "v", .kind = PLACE_VIEW_RO, .npages = n, .nruns = n};
 	struct err e = {0};
 	struct place *p;
 
 	for (size_t i = 0; i < n; i++)
 		r[i] = (struct page_run){
 		    .page = i, .npages = 1, .layer = RUN_ZERO};
-	assert_int_equal(place_open(g->ps, "v", 0, PLACE_VIEW_RO, n, r, n, NULL,
-			     0, 1, &p, &e),
-	    -E2BIG);
+	v.runs = r;
+	assert_int_equal(place_open(g->ps, &v, &p, &e), -E2BIG);
 	free(r);
 }
 
@@ -375,15 +383,14 @@ static void test_dirty_refuses(void **state)
 	uint64_t n;
 	char name[] = "c0";
 
-	assert_int_equal(
-	    place_dirty(g->ps, p, "", false, &words, &n, &e), -EINVAL);
+	assert_int_equal(place_dirty(p, "", false, &words, &n, &e), -EINVAL);
 	for (int i = 0; i < PLACE_CURSORS_MAX; i++, name[1]++) {
 		assert_int_equal(
-		    place_dirty(g->ps, p, name, false, &words, &n, &e), 0);
+		    place_dirty(p, name, false, &words, &n, &e), 0);
 		free(words);
 	}
 	assert_int_equal(
-	    place_dirty(g->ps, p, "more", false, &words, &n, &e), -ENOSPC);
+	    place_dirty(p, "more", false, &words, &n, &e), -ENOSPC);
 }
 
 /* --- what a freeze promises --------------------------------------------------
@@ -537,7 +544,10 @@ static int op_dirty(struct rig *g, struct place *p, struct err *e)
 {
 	uint64_t *words = NULL;
 	uint64_t n;
-	int r = place_dirty(g->ps, p, "c", false, &words, &n, e);
+	int r;
+
+	(void)g;
+	r = place_dirty(p, "c", false, &words, &n, e);
 
 	free(words);
 	return r;
@@ -549,13 +559,19 @@ static int op_open(struct rig *g, struct place *p, struct err *e)
 	    {.page = 5, .npages = 3, .index = 2}};
 	int fd = memfd_create("firn", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	int ro = reopen(fd);
+	struct place_view v = {.name = "v",
+	    .kind = PLACE_VIEW_COW,
+	    .npages = 100,
+	    .runs = r,
+	    .nruns = 2,
+	    .layer_fd = &ro,
+	    .nlayers = 1};
 	int ret = -ENOMEM;
 
 	(void)__real_ftruncate(fd, 5 * 4096);
 	(void)__real_fcntl(fd, F_ADD_SEALS, SEALS);
 	if (fd >= 0)
-		ret = place_open(
-		    g->ps, "v", 0, PLACE_VIEW_COW, 100, r, 2, &ro, 1, 3, &p, e);
+		ret = place_open(g->ps, &v, &p, e);
 	if (ro >= 0)
 		(void)close(ro);
 	if (fd >= 0)

@@ -398,8 +398,7 @@ static int dirty_on_control(void *arg)
 		return -ENOENT;
 	place_info(p, &info);
 	j->nwords = (info.npages + 63) / 64;
-	return place_dirty(j->g->env.places, p, j->cursor, j->peek, &j->words,
-	    &j->pages, NULL);
+	return place_dirty(p, j->cursor, j->peek, &j->words, &j->pages, NULL);
 }
 
 static bool bit_at(const struct dirty_job *j, uint64_t i)

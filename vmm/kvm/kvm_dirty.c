@@ -7,7 +7,8 @@
 
 int kvm_dirty_get(int vm_fd, uint32_t slot, uint64_t *bitmap)
 {
-	struct kvm_dirty_log log = {.slot = slot, .dirty_bitmap = bitmap};
+	struct kvm_dirty_log log = {.slot = slot};
 
+	log.dirty_bitmap = bitmap;
 	return ioctl(vm_fd, KVM_GET_DIRTY_LOG, &log) < 0 ? -errno : 0;
 }

@@ -121,10 +121,12 @@ static int by_entries(int fd, struct found *f, uint64_t end)
 int pagemap_private(
     int fd, const void *hva, uint64_t npages, uint64_t *bits, uint64_t *count)
 {
-	struct found f = {.base = (uint64_t)(uintptr_t)hva, .bits = bits};
+	struct found f = {.base = (uint64_t)(uintptr_t)hva};
 	uint64_t end = f.base + npages * PAGE_SIZE;
-	int r = by_scan(fd, &f, end);
+	int r;
 
+	f.bits = bits;
+	r = by_scan(fd, &f, end);
 	if (r == -ENOTTY)
 		r = by_entries(fd, &f, end);
 	if (count != NULL)

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vmm/core/cleanup.h"
 #include "vmm/kvm/kvm_dirty.h"
 #include "vmm/mem/pagemap.h"
 #include "vmm/place/internal.h"
@@ -154,42 +153,69 @@ static int take_bits(
 	return r;
 }
 
-int place_dirty(struct places *ps, struct place *p, const char *name, bool peek,
-    uint64_t **words, uint64_t *npages_dirty, struct err *e)
+static int check_query(const struct place *p, const char *name, struct err *e)
 {
-	uint64_t *fresh AUTO_FREE = NULL;
-	uint64_t *out AUTO_FREE = NULL;
-	struct cursor *k;
 	int r = place_check_name(name, e);
 
-	(void)ps;
+	if (r == 0 && p->kind == PLACE_VIEW_RO)
+		r = err_set(e, -EPERM,
+		    "%s is a read-only view: nobody writes it", p->name);
+	return r;
+}
+
+/* place_dirty() into (out), for a cursor that exists. */
+static int query_known(
+    struct place *p, struct cursor *k, bool peek, uint64_t *out, struct err *e)
+{
+	int r = dirty_log_on(p, e);
+
+	return r < 0 ? r : take_bits(p, k, peek, out, e);
+}
+
+/* The same for one that begins with it. */
+static int query_new(struct place *p, struct cursor *k, const char *name,
+    uint64_t *out, struct err *e)
+{
+	uint64_t *bits = calloc(place_words(p), sizeof(uint64_t));
+	int r;
+
+	if (bits == NULL)
+		return err_set(
+		    e, -ENOMEM, "%s: no memory for a bitmap", p->name);
+	r = query_known(p, k, false, out, e);
+	if (r < 0) {
+		free(bits);
+		return r;
+	}
+	memcpy(k->name, name, strlen(name) + 1);
+	k->bits = bits;
+	return 0;
+}
+
+int place_dirty(struct place *p, const char *name, bool peek, uint64_t **words,
+    uint64_t *npages_dirty, struct err *e)
+{
+	struct cursor *k;
+	uint64_t *out;
+	int r = check_query(p, name, e);
+
 	if (r < 0)
 		return r;
-	if (p->kind == PLACE_VIEW_RO)
-		return err_set(e, -EPERM,
-		    "%s is a read-only view: nobody writes it", p->name);
 	k = find_cursor(p, name);
 	if (k == NULL)
 		return err_set(e, -ENOSPC, "%s has %d dirty cursors already",
 		    p->name, PLACE_CURSORS_MAX);
 	out = calloc(place_words(p), sizeof(uint64_t));
-	if (k->bits == NULL)
-		fresh = calloc(place_words(p), sizeof(uint64_t));
-	if (out == NULL || (k->bits == NULL && fresh == NULL))
+	if (out == NULL)
 		return err_set(
 		    e, -ENOMEM, "%s: no memory for a bitmap", p->name);
-	r = dirty_log_on(p, e);
-	if (r == 0)
-		r = take_bits(p, k, peek, out, e);
-	if (r < 0)
+	r = k->bits != NULL ? query_known(p, k, peek, out, e)
+			    : query_new(p, k, name, out, e);
+	if (r < 0) {
+		free(out);
 		return r;
-	if (k->bits == NULL) {
-		memcpy(k->name, name, strlen(name) + 1);
-		k->bits = fresh;
-		fresh = NULL;
 	}
 	*npages_dirty = bits_count(out, place_words(p));
 	*words = out;
-	out = NULL;
 	return 0;
 }

@@ -95,13 +95,21 @@ uint64_t bits_count(const uint64_t *bits, size_t nwords);
 
 /* Refuse names that are empty, too long, or not one plain word: -EINVAL. */
 int place_check_name(const char *name, struct err *e);
+/* What a new place is asked to be. */
+struct place_want {
+	const char *name;
+	uint64_t gpa; /* 0: chosen */
+	uint64_t npages;
+	bool writable;
+};
+
 /*
  * All refusals of a new place but its kind's own; then a place of the table,
- * with its bitmaps (of (writable) places) and an address, not yet in use: the
+ * with an address and, if it is writable, its bitmaps, not yet in use: the
  * caller maps (hva) and then calls place_attach(), or place_release().
  */
-int place_prepare(struct places *ps, const char *name, uint64_t gpa,
-    uint64_t npages, bool writable, struct place **out, struct err *e);
+int place_prepare(struct places *ps, const struct place_want *w,
+    struct place **out, struct err *e);
 /* Give (p) its bank, and with it its kind and id. */
 int place_attach(struct place *p, enum place_kind kind, struct err *e);
 /* Unmap, close and free everything. (p) has no bank. */

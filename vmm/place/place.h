@@ -80,17 +80,28 @@ int place_usage(struct place *p, uint64_t *resident, uint64_t *private_bytes);
 int place_make(struct places *ps, const char *name, uint64_t gpa, uint64_t size,
     struct place **out, struct err *e);
 
+struct place_view {
+	const char *name;
+	uint64_t gpa;         /* 0: chosen by gmem_find() */
+	enum place_kind kind; /* PLACE_VIEW_RO or PLACE_VIEW_COW */
+	uint64_t npages;
+	const struct page_run *runs;
+	size_t nruns;
+	const int *layer_fd; /* a run's layer is an index here, or RUN_ZERO */
+	uint32_t nlayers;
+	uint64_t snapshot; /* for reports */
+};
+
 /*
- * A view of (runs) over (layer_fd) at (gpa), or chosen. First asks the kernel
- * about every layer itself: a memfd with exactly the seals that make it
- * immutable, read-only here, large enough for every run. The descriptors stay
- * the caller's. Gate as place_make().
- *   -EINVAL, -ERANGE, -EPROTO (run_list_check(); a layer number), -EPERM (a
- *   layer is not sealed, or is writable), and place_make()'s.
+ * A view. First asks the kernel about every layer itself: a memfd with exactly
+ * the seals that make it immutable, read-only here, large enough for every run.
+ * Nothing of (v) is kept; the descriptors stay the caller's. Gate as
+ * place_make().
+ *   -EINVAL, -ERANGE, -EPROTO (run_list_check(); the kind; a layer number),
+ *   -EPERM (a layer is not sealed, or is writable), -E2BIG (runs), -ENOSPC (the
+ *   VM's views have too many extents together), and place_make()'s.
  */
-int place_open(struct places *ps, const char *name, uint64_t gpa,
-    enum place_kind kind, uint64_t npages, const struct page_run *runs,
-    size_t nruns, const int *layer_fd, uint32_t nlayers, uint64_t snapshot,
+int place_open(struct places *ps, const struct place_view *v,
     struct place **out, struct err *e);
 
 /* Take a view away. -EPERM for a segment. */
@@ -155,8 +166,8 @@ void place_frozen_done(struct place *p, uint32_t nsteps);
  *   -ENOSPC (PLACE_CURSORS_MAX), -EINVAL (name), -EPERM (read-only view),
  *   -ENOMEM, errors of KVM: nothing changed.
  */
-int place_dirty(struct places *ps, struct place *p, const char *name, bool peek,
-    uint64_t **words, uint64_t *npages_dirty, struct err *e);
+int place_dirty(struct place *p, const char *name, bool peek, uint64_t **words,
+    uint64_t *npages_dirty, struct err *e);
 
 /* --- backing -------------------------------------------------------------- */
 

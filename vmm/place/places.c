@@ -122,22 +122,23 @@ int place_check_name(const char *name, struct err *e)
 	return 0;
 }
 
-static int check_new(struct places *ps, const char *name, uint64_t gpa,
-    uint64_t npages, struct err *e)
+static int check_new(
+    struct places *ps, const struct place_want *w, struct err *e)
 {
+	const char *name = w->name;
 	int r = place_check_name(name, e);
 
 	if (r < 0)
 		return r;
-	if (npages == 0 || npages > PLACE_NPAGES_MAX)
+	if (w->npages == 0 || w->npages > PLACE_NPAGES_MAX)
 		return err_set(e, -EINVAL,
 		    "%s: a size of %llu pages is not within 1 to %llu", name,
-		    (unsigned long long)npages,
+		    (unsigned long long)w->npages,
 		    (unsigned long long)PLACE_NPAGES_MAX);
-	if (gpa % LEAF_SIZE != 0)
+	if (w->gpa % LEAF_SIZE != 0)
 		return err_set(e, -EINVAL,
 		    "%s: guest-physical address 0x%llx is not aligned to 2 MiB",
-		    name, (unsigned long long)gpa);
+		    name, (unsigned long long)w->gpa);
 	if (places_by_name(ps, name) != NULL)
 		return err_set(
 		    e, -EEXIST, "%s: this VM has that name already", name);
@@ -167,37 +168,43 @@ static struct place *unused(struct places *ps)
 	return NULL;
 }
 
-int place_prepare(struct places *ps, const char *name, uint64_t gpa,
-    uint64_t npages, bool writable, struct place **out, struct err *e)
+static int fill_place(struct place *p, bool writable)
 {
-	int r = check_new(ps, name, gpa, npages, e);
+	p->hva = backing_reserve(place_len(p));
+	if (p->hva == NULL)
+		return -ENOMEM;
+	return writable ? alloc_bitmaps(p) : 0;
+}
+
+int place_prepare(struct places *ps, const struct place_want *w,
+    struct place **out, struct err *e)
+{
+	uint64_t gpa = w->gpa;
 	struct place *p;
+	int r = check_new(ps, w, e);
 
 	if (r < 0)
 		return r;
 	p = unused(ps);
 	if (p == NULL)
 		return err_set(e, -ENOSPC,
-		    "%s: the VM has %d segments and views; unmap one", name,
+		    "%s: the VM has %d segments and views; unmap one", w->name,
 		    PLACES_MAX);
 	if (gpa == 0)
-		gpa = gmem_find(ps->gmem, npages * PAGE_SIZE);
+		gpa = gmem_find(ps->gmem, w->npages * PAGE_SIZE);
 	if (gpa == 0)
 		return err_set(e, -ENOSPC,
-		    "%s: no free guest-physical addresses for %llu pages", name,
-		    (unsigned long long)npages);
-	memset(p, 0, sizeof(*p));
-	p->all = ps;
-	p->memfd = -1;
-	p->gpa = gpa;
-	p->npages = npages;
-	memcpy(p->name, name, strlen(name));
-	p->hva = backing_reserve(place_len(p));
-	if (p->hva == NULL || (writable && alloc_bitmaps(p) < 0)) {
+		    "%s: no free guest-physical addresses for %llu pages",
+		    w->name, (unsigned long long)w->npages);
+	*p = (struct place){
+	    .all = ps, .memfd = -1, .gpa = gpa, .npages = w->npages};
+	memcpy(p->name, w->name, strlen(w->name));
+	r = fill_place(p, w->writable);
+	if (r < 0) {
 		place_release(p);
-		return err_set(e, -ENOMEM,
-		    "%s: no memory or addresses for %llu pages", name,
-		    (unsigned long long)npages);
+		return err_set(e, r,
+		    "%s: no memory or addresses for %llu pages", w->name,
+		    (unsigned long long)w->npages);
 	}
 	*out = p;
 	return 0;
@@ -244,9 +251,28 @@ void place_release(struct place *p)
 	p->memfd = -1;
 }
 
+static int fill_segment(struct place *p, struct err *e)
+{
+	int r;
+
+	p->memfd = backing_segment(p->npages);
+	r = p->memfd;
+	if (r >= 0)
+		r = backing_map_shared(p->hva, place_len(p), p->memfd);
+	if (r < 0)
+		return err_set(
+		    e, r, "%s: no memory for it: %s", p->name, strerror(-r));
+	p->nvmas = 1;
+	return place_attach(p, PLACE_SEGMENT, e);
+}
+
 int place_make(struct places *ps, const char *name, uint64_t gpa, uint64_t size,
     struct place **out, struct err *e)
 {
+	struct place_want want = {.name = name,
+	    .gpa = gpa,
+	    .npages = size / PAGE_SIZE,
+	    .writable = true};
 	struct place *p;
 	int r;
 
@@ -254,21 +280,10 @@ int place_make(struct places *ps, const char *name, uint64_t gpa, uint64_t size,
 		return err_set(e, -EINVAL,
 		    "a size of %llu bytes is not in whole pages of 4096",
 		    (unsigned long long)size);
-	r = place_prepare(ps, name, gpa, size / PAGE_SIZE, true, &p, e);
+	r = place_prepare(ps, &want, &p, e);
 	if (r < 0)
 		return r;
-	p->memfd = backing_segment(p->npages);
-	r = p->memfd;
-	if (r >= 0)
-		r = backing_map_shared(p->hva, place_len(p), p->memfd);
-	if (r < 0) {
-		err_set(
-		    e, r, "%s: no memory for it: %s", p->name, strerror(-r));
-		place_release(p);
-		return r;
-	}
-	p->nvmas = 1;
-	r = place_attach(p, PLACE_SEGMENT, e);
+	r = fill_segment(p, e);
 	if (r < 0) {
 		place_release(p);
 		return r;

@@ -6,7 +6,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include "vmm/core/cleanup.h"
 #include "vmm/place/internal.h"
 
 #define IMMUTABLE (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
@@ -27,18 +26,26 @@ static int check_layer(int fd, uint64_t *npages)
 	return 0;
 }
 
+/* Their lengths, from the heap. */
 static int check_layers(
-    const int *fd, uint32_t nlayers, uint64_t *npages, struct err *e)
+    const int *fd, uint32_t nlayers, uint64_t **npages, struct err *e)
 {
-	for (uint32_t i = 0; i < nlayers; i++) {
-		int r = check_layer(fd[i], &npages[i]);
+	uint64_t *n = calloc((size_t)nlayers + 1, sizeof(*n));
 
-		if (r < 0)
+	if (n == NULL)
+		return err_set(e, -ENOMEM, "no memory for %u layers", nlayers);
+	for (uint32_t i = 0; i < nlayers; i++) {
+		int r = check_layer(fd[i], &n[i]);
+
+		if (r < 0) {
+			free(n);
 			return err_set(e, r,
 			    "layer %u: the kernel does not call it a sealed "
 			    "memfd that is read-only here",
 			    i);
+		}
 	}
+	*npages = n;
 	return 0;
 }
 
@@ -130,44 +137,56 @@ static int map_runs(struct place *p, bool writable, const struct page_run *runs,
 	return 0;
 }
 
-int place_open(struct places *ps, const char *name, uint64_t gpa,
-    enum place_kind kind, uint64_t npages, const struct page_run *runs,
-    size_t nruns, const int *layer_fd, uint32_t nlayers, uint64_t snapshot,
-    struct place **out, struct err *e)
+/* All refusals that are a view's own. */
+static int check_view(struct places *ps, const struct place_view *v,
+    uint32_t *nvmas, struct err *e)
 {
-	uint64_t *layer_npages AUTO_FREE = NULL;
-	bool writable = kind == PLACE_VIEW_COW;
-	struct place *p;
-	uint32_t nvmas;
+	uint64_t *layer_npages;
 	int r;
 
-	if (kind != PLACE_VIEW_RO && kind != PLACE_VIEW_COW)
+	if (v->kind != PLACE_VIEW_RO && v->kind != PLACE_VIEW_COW)
 		return err_set(
 		    e, -EINVAL, "a view is read-only or copy-on-write");
-	layer_npages = calloc((size_t)nlayers + 1, sizeof(*layer_npages));
-	if (layer_npages == NULL)
-		return err_set(e, -ENOMEM, "no memory for %u layers", nlayers);
-	r = check_layers(layer_fd, nlayers, layer_npages, e);
+	r = check_layers(v->layer_fd, v->nlayers, &layer_npages, e);
 	if (r < 0)
 		return r;
-	r = check_runs(runs, nruns, npages, layer_npages, nlayers, e);
+	r = check_runs(
+	    v->runs, v->nruns, v->npages, layer_npages, v->nlayers, e);
+	free(layer_npages);
 	if (r < 0)
 		return r;
-	nvmas = count_vmas(runs, nruns, npages);
-	r = check_vmas(ps, name, nruns, nvmas, e);
+	*nvmas = count_vmas(v->runs, v->nruns, v->npages);
+	return check_vmas(ps, v->name, v->nruns, *nvmas, e);
+}
+static int fill_view(struct place *p, const struct place_view *v, struct err *e)
+{
+	int r = map_runs(
+	    p, v->kind == PLACE_VIEW_COW, v->runs, v->nruns, v->layer_fd);
+
+	if (r < 0)
+		return err_set(e, r, "%s: cannot map its %zu runs: %s", p->name,
+		    v->nruns, strerror(-r));
+	return place_attach(p, v->kind, e);
+}
+
+int place_open(struct places *ps, const struct place_view *v,
+    struct place **out, struct err *e)
+{
+	struct place_want want = {.name = v->name,
+	    .gpa = v->gpa,
+	    .npages = v->npages,
+	    .writable = v->kind == PLACE_VIEW_COW};
+	struct place *p;
+	uint32_t nvmas;
+	int r = check_view(ps, v, &nvmas, e);
+
+	if (r == 0)
+		r = place_prepare(ps, &want, &p, e);
 	if (r < 0)
 		return r;
-	r = place_prepare(ps, name, gpa, npages, writable, &p, e);
-	if (r < 0)
-		return r;
-	p->snapshot = snapshot;
+	p->snapshot = v->snapshot;
 	p->nvmas = nvmas;
-	r = map_runs(p, writable, runs, nruns, layer_fd);
-	if (r < 0)
-		err_set(e, r, "%s: cannot map its %zu runs: %s", p->name, nruns,
-		    strerror(-r));
-	else
-		r = place_attach(p, kind, e);
+	r = fill_view(p, v, e);
 	if (r < 0) {
 		place_release(p);
 		return r;
