@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: MIT */
+/* The main methods, typed. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tools/libfirn/priv.h"
+
+_Static_assert(sizeof(struct firn_range) == 16, "as extents travel");
+
+int firn_get_u64(
+    const json_t *obj, const char *key, uint64_t *out, struct firn_error *e)
+{
+	const json_t *v = json_object_get(obj, key);
+
+	if (!json_is_integer(v) || json_integer_value(v) < 0)
+		return firn_fail(
+		    e, -EPROTO, "the service's reply has no valid '%s'", key);
+	*out = (uint64_t)json_integer_value(v);
+	return 0;
+}
+
+/* A table of members to take, ended by a NULL key. */
+struct member {
+	const char *key;
+	uint64_t *out;
+};
+
+static int get_members(
+    const json_t *obj, const struct member *m, struct firn_error *e)
+{
+	int r = 0;
+
+	for (; r == 0 && m->key != NULL; m++)
+		r = firn_get_u64(obj, m->key, m->out, e);
+	return r;
+}
+
+/* Ids come as integers or as decimal strings. */
+static int get_id(
+    const json_t *obj, const char *key, uint64_t *out, struct firn_error *e)
+{
+	const char *s = json_string_value(json_object_get(obj, key));
+	char *end;
+
+	if (s == NULL)
+		return firn_get_u64(obj, key, out, e);
+	errno = 0;
+	*out = strtoull(s, &end, 10);
+	if (errno != 0 || end == s || *end != '\0')
+		return firn_fail(
+		    e, -EPROTO, "the service's '%s' is not an id", key);
+	return 0;
+}
+
+static int lift(struct firn *c, const char *method, json_t *params,
+    struct firn_freeze_result *out, struct firn_error *e)
+{
+	const struct member members[] = {
+	    {"pages", &out->pages},
+	    {"dirty_pages", &out->dirty_pages},
+	    {"copied_pages", &out->copied_pages},
+	    {"pause_ns", &out->pause_ns},
+	    {"total_ns", &out->total_ns},
+	    {NULL, NULL},
+	};
+	json_t *res;
+	int r = firn_call_json(c, method, params, NULL, 0, &res, NULL, NULL, e);
+
+	if (r != 0)
+		return r;
+	r = get_id(res, "snapshot", &out->snapshot, e);
+	if (r == 0)
+		r = get_members(res, members, e);
+	json_decref(res);
+	return r;
+}
+
+int firn_freeze(struct firn *c, const char *vm, const char *segment,
+    const char *name, struct firn_freeze_result *out, struct firn_error *e)
+{
+	return lift(c, "segment.freeze",
+	    json_pack("{s:s, s:s*, s:s*}", "vm", vm, "segment", segment, "name",
+		name),
+	    out, e);
+}
+
+int firn_sever(struct firn *c, const char *vm, const char *segment,
+    const char *name, struct firn_freeze_result *out, struct firn_error *e)
+{
+	return lift(c, "segment.sever",
+	    json_pack("{s:s, s:s*, s:s*}", "vm", vm, "segment", segment, "name",
+		name),
+	    out, e);
+}
+
+int firn_map(struct firn *c, const char *vm, const char *snapshot, int cow,
+    uint64_t gpa, struct firn_map_result *out, struct firn_error *e)
+{
+	const struct member members[] = {
+	    {"gpa", &out->gpa},
+	    {"pages", &out->pages},
+	    {"extents", &out->extents},
+	    {"map_ns", &out->map_ns},
+	    {NULL, NULL},
+	};
+	json_t *at = gpa != 0 ? json_integer((json_int_t)gpa) : NULL;
+	json_t *res;
+	int r = firn_call_json(c, "view.map",
+	    json_pack("{s:s, s:s, s:b, s:o*}", "vm", vm, "snapshot", snapshot,
+		"cow", cow, "gpa", at),
+	    NULL, 0, &res, NULL, NULL, e);
+
+	if (r != 0)
+		return r;
+	r = get_id(res, "view", &out->view, e);
+	if (r == 0)
+		r = get_members(res, members, e);
+	json_decref(res);
+	return r;
+}
+
+int firn_unmap(
+    struct firn *c, const char *vm, const char *view, struct firn_error *e)
+{
+	return firn_call_json(c, "view.unmap",
+	    json_pack("{s:s, s:s}", "vm", vm, "view", view), NULL, 0, NULL,
+	    NULL, NULL, e);
+}
+
+/* --- sets of pages ---------------------------------------------------------
+ */
+
+void firn_pageset_free(struct firn_pageset *p)
+{
+	if (p == NULL)
+		return;
+	free(p->ranges);
+	*p = (struct firn_pageset){0};
+}
+
+/* Sorted, disjoint, not empty, and as many pages as it says. */
+static int check_ranges(const struct firn_pageset *p, struct firn_error *e)
+{
+	uint64_t next = 0;
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < p->nranges; i++) {
+		const struct firn_range *x = &p->ranges[i];
+
+		if (x->count == 0 || x->first < next ||
+		    x->first > UINT64_MAX - x->count)
+			return firn_fail(
+			    e, -EPROTO, "the service's extents are not sorted");
+		next = x->first + x->count;
+		sum += x->count;
+	}
+	if (sum != p->pages)
+		return firn_fail(e, -EPROTO,
+		    "the service's extents do not add up to its pages");
+	return 0;
+}
+
+static int ranges_inline(
+    const json_t *a, struct firn_pageset *p, struct firn_error *e)
+{
+	size_t n = json_array_size(a);
+
+	p->ranges = calloc(n + 1, sizeof(*p->ranges));
+	if (p->ranges == NULL)
+		return firn_fail(e, -ENOMEM, "extents: out of memory");
+	p->nranges = n;
+	for (size_t i = 0; i < n; i++) {
+		const json_t *x = json_array_get(a, i);
+		json_int_t first = json_integer_value(json_array_get(x, 0));
+		json_int_t count = json_integer_value(json_array_get(x, 1));
+
+		if (first < 0 || count < 0)
+			return firn_fail(
+			    e, -EPROTO, "the service's extents are negative");
+		p->ranges[i].first = (uint64_t)first;
+		p->ranges[i].count = (uint64_t)count;
+	}
+	return 0;
+}
+
+/* Copied before it is checked: somebody may still write to it. */
+static int ranges_from_fd(int fd, struct firn_pageset *p, struct firn_error *e)
+{
+	struct stat st;
+	size_t n;
+
+	if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_size < 0 ||
+	    st.st_size % (off_t)sizeof(*p->ranges) != 0 ||
+	    (uint64_t)st.st_size / sizeof(*p->ranges) > FIRN_RUNS_MAX)
+		return firn_fail(
+		    e, -EPROTO, "the service's extents have a wrong size");
+	n = (size_t)st.st_size / sizeof(*p->ranges);
+	p->ranges = calloc(n + 1, sizeof(*p->ranges));
+	if (p->ranges == NULL)
+		return firn_fail(e, -ENOMEM, "extents: out of memory");
+	p->nranges = n;
+	for (size_t at = 0; at < (size_t)st.st_size;) {
+		ssize_t k = pread(fd, (char *)p->ranges + at,
+		    (size_t)st.st_size - at, (off_t)at);
+
+		if (k <= 0)
+			return firn_fail(
+			    e, -EPROTO, "the service's extents are truncated");
+		at += (size_t)k;
+	}
+	return 0;
+}
+
+static int get_pageset(const json_t *res, const int *fds, size_t nfds,
+    struct firn_pageset *p, struct firn_error *e)
+{
+	const json_t *a = json_object_get(res, "extents");
+	uint64_t i;
+	int r = firn_get_u64(res, "pages", &p->pages, e);
+
+	if (r != 0)
+		return r;
+	p->nodes_visited =
+	    (uint64_t)json_integer_value(json_object_get(res, "nodes_visited"));
+	if (json_is_array(a))
+		r = ranges_inline(a, p, e);
+	else if ((r = firn_get_u64(res, "extents_fd", &i, e)) == 0)
+		r = i < nfds ? ranges_from_fd(fds[i], p, e)
+			     : firn_fail(e, -EPROTO,
+				   "the service sent no descriptor of extents");
+	return r == 0 ? check_ranges(p, e) : r;
+}
+
+static int ask_pageset(struct firn *c, const char *method, json_t *params,
+    struct firn_pageset *out, struct firn_error *e)
+{
+	struct firn_pageset p = {0};
+	int fds[FIRN_REPLY_FDS_MAX];
+	size_t nfds = FIRN_REPLY_FDS_MAX;
+	json_t *res;
+	int r = firn_call_json(c, method, params, NULL, 0, &res, fds, &nfds, e);
+
+	if (r != 0)
+		return r;
+	r = get_pageset(res, fds, nfds, &p, e);
+	firn_close_fds(fds, nfds);
+	json_decref(res);
+	if (r == 0)
+		*out = p;
+	else
+		firn_pageset_free(&p);
+	return r;
+}
+
+int firn_diff(struct firn *c, const char *a, const char *b, int exact,
+    struct firn_pageset *out, struct firn_error *e)
+{
+	return ask_pageset(c, "snapshot.diff",
+	    json_pack("{s:s, s:s, s:b}", "a", a, "b", b, "exact", exact), out,
+	    e);
+}
+
+int firn_dirty(struct firn *c, const char *vm, const char *segment,
+    const char *cursor, int flags, struct firn_pageset *out,
+    struct firn_error *e)
+{
+	return ask_pageset(c, "dirty.query",
+	    json_pack("{s:s, s:s*, s:s, s:b, s:b}", "vm", vm, "segment",
+		segment, "cursor", cursor, "peek", flags & FIRN_DIRTY_PEEK,
+		"exact", flags & FIRN_DIRTY_EXACT),
+	    out, e);
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/* priv: what the parts of the client library share. */
+#ifndef TOOLS_LIBFIRN_PRIV_H
+#define TOOLS_LIBFIRN_PRIV_H
+
+#include "tools/libfirn/firn_json.h"
+
+/* Fill (e), which may be NULL; the value is (err), a negative errno. */
+#define firn_fail(e, err, ...)                                                 \
+	({                                                                     \
+		int fail_ = (err);                                             \
+		firn_error_fill((e), 0, fail_, __VA_ARGS__);                   \
+		fail_;                                                         \
+	})
+void firn_error_fill(struct firn_error *e, int code, int err, const char *fmt,
+    ...) __attribute__((format(printf, 4, 5), cold));
+
+/* Close and set to -1. */
+void firn_close_fds(int *fds, size_t n);
+
+/* A member that must be an integer of at least 0; -EPROTO otherwise. */
+int firn_get_u64(
+    const json_t *obj, const char *key, uint64_t *out, struct firn_error *e);
+
+#endif /* TOOLS_LIBFIRN_PRIV_H */
