@@ -596,7 +596,8 @@ static int spawn_monitor(struct broker *b, int sock, pid_t *pid, struct err *e)
 {
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t at;
-	char *argv[] = {"firn-vmm", NULL};
+	char name[] = "firn-vmm";
+	char *argv[] = {name, NULL};
 	char *envp[] = {NULL};
 	sigset_t none;
 	int rc;

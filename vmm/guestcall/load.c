@@ -176,7 +176,10 @@ static uint64_t build_stack(struct stack *s, const struct elf_plan *plan,
 	uint64_t platform;
 	uint64_t name;
 
-	(void)getrandom(random, sizeof(random), 0);
+	/* As few bytes as these come whole, or not at all before the pool is
+	 * ready, which is long past where KVM runs. */
+	while (getrandom(random, sizeof(random), 0) < 0 && errno == EINTR)
+		;
 	s->at = 16; /* the topmost word stays zero */
 	name = push(s, GUEST_EXE_NAME, sizeof(GUEST_EXE_NAME));
 	platform = push(s, "x86_64", sizeof("x86_64"));
