@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# SIGKILL and signals to monitor, daemon and client leave no process.
+. "$(dirname "$0")/lib.sh"
+
+children() { pgrep -P "$1" | tr '\n' ' '; }
+no_child() { [ -z "$(children "$1")" ]; }
+has_child() { [ -n "$(children "$1")" ]; }
+all_gone() {
+	local p
+	for p in "$@"; do
+		alive "$p" && return 1
+	done
+	return 0
+}
+# attached NAME: a guest that waits for its input, attached to $client.
+attached() {
+	rm -f "$T/$1.in"
+	mkfifo "$T/$1.in"
+	exec 6<>"$T/$1.in"
+	"$FIRN" run ${2:+--name "$2"} "$GUESTS/cat" <"$T/$1.in" >"$T/$1.out" \
+	    2>"$T/$1.err" &
+	client=$!
+	echo up >&6
+	until_true 10 grep -q up "$T/$1.out"
+}
+
+# --- private daemon ------------------------------------------------------------
+for sig in INT TERM KILL; do
+	attached "p$sig" || not_ok "private, $sig: starts" "$(cat "$T/p$sig.err")"
+	firnd=$(children $client)
+	# shellcheck disable=SC2046
+	vmm=$(children $firnd)
+	kill -$sig $client
+	wait $client 2>/dev/null
+	case $sig in
+	INT) is "private, INT: status" $? 130 ;;
+	TERM) is "private, TERM: status" $? 143 ;;
+	KILL) is "private, KILL: status" $? 137 ;;
+	esac
+	[ -n "$vmm" ] || not_ok "private, $sig: a monitor ran" "none"
+	# shellcheck disable=SC2086
+	works "private, $sig: nothing is left" until_true 10 all_gone $firnd $vmm
+done
+
+# --- daemon -----------------------------------------------------------------------
+start_daemon
+for sig in INT TERM KILL; do
+	attached "d$sig" "d$sig" ||
+	    not_ok "daemon, $sig: starts" "$(cat "$T/d$sig.err")"
+	vmm=$(pid_of "d$sig")
+	kill -$sig $client
+	wait $client 2>/dev/null
+	works "client $sig: its VM ends" until_true 10 gone "$vmm"
+done
+works "the daemon goes on" "$FIRN" run "$GUESTS/hello"
+
+attached m m
+vmm=$(pid_of m)
+kill -9 "$vmm"
+wait $client 2>/dev/null
+is "monitor KILL: the client's status" $(($? != 0)) 1
+like "monitor KILL: it says so" "$(cat "$T/m.err")" '^firn: '
+works "monitor KILL: the VM is over" until_true 10 \
+    bash -c "! '$FIRN' ps --json | jq -e '.vms[] | select(.name == \"m\"
+    and .state == \"running\")' >/dev/null"
+works "the daemon goes on again" "$FIRN" run "$GUESTS/hello"
+
+stamper kept 256
+vmm=$(pid_of kept)
+"$FIRN" freeze kept:data --name s >/dev/null
+kill -9 "$vmm"
+works "its snapshot stays" "$FIRN" read s 0 16
+until_true 10 gone "$vmm"
+
+attached x x
+stamper y 256
+vmms="$(pid_of x) $(pid_of y)"
+kill -9 $daemon_pid
+wait $client 2>/dev/null
+is "daemon KILL: the client's status" $? 1
+like "daemon KILL: it says so" "$(cat "$T/x.err")" '^firn: run: '
+# shellcheck disable=SC2086
+works "daemon KILL: no monitor is left" until_true 10 all_gone $vmms
+wait $daemon_pid 2>/dev/null
+daemon_pid=
+start_daemon
+works "a new daemon takes the socket over" "$FIRN" run "$GUESTS/hello"
+refused "a second one there does not" 1 "" bash -c \
+    "'$FIRN' daemon 2>&1 >/dev/null | sed 's/^firnd:/firn: firnd:/' >&2; exit 1"

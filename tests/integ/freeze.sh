@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Freeze, show, read, diff, dirty, map, over a guest that says what it wrote.
+. "$(dirname "$0")/lib.sh"
+
+start_daemon
+n=4096
+[ "$SCALE" != small ] || n=1024
+stamper v $n || { not_ok "a stamper starts" "$(cat "$T/v.err")"; exit 1; }
+rounds=3
+
+# --- freeze and diff ------------------------------------------------------------
+stamp_round v
+one=$("$FIRN" freeze v:data --name s0 --json)
+is "freeze: pages" "$(jq .pages <<<"$one")" $n
+is "first freeze: nothing copied" "$(jq .copied_pages <<<"$one")" 0
+for k in snapshot dirty_pages pause_ns total_ns; do
+	is "freeze has $k" "$(jq "has(\"$k\")" <<<"$one")" true
+done
+for i in $(seq $rounds); do
+	stamp_round v
+	cp "$T/round" "$T/round.$i"
+	fz=$("$FIRN" freeze v:data --name "s$i" --json)
+	is "freeze $i: only dirty pages copied" \
+	    "$(jq ".copied_pages <= .dirty_pages and .dirty_pages < 200" \
+	    <<<"$fz")" true
+	"$FIRN" diff "s$((i - 1))" "s$i" --exact --json >"$T/diff"
+	pages_in <"$T/diff" >"$T/pages"
+	works "diff $((i - 1)) $i, exact: what was written" \
+	    diff "$T/round" "$T/pages"
+	is "diff $((i - 1)) $i: its count" "$(jq .pages "$T/diff")" \
+	    "$(wc -l <"$T/round")"
+	"$FIRN" diff "s$((i - 1))" "s$i" --json | pages_in >"$T/pages"
+	is "diff $((i - 1)) $i misses nothing" \
+	    "$(sort "$T/round" | comm -23 - <(sort "$T/pages") | wc -l)" 0
+done
+sort -nu "$T"/round.[1-$rounds] >"$T/all"
+"$FIRN" diff s0 s$rounds --exact --json | pages_in >"$T/pages"
+works "diff over several freezes" diff "$T/all" "$T/pages"
+"$FIRN" diff s$rounds s0 --exact --json | pages_in >"$T/pages"
+works "diff the other way" diff "$T/all" "$T/pages"
+is "diff with itself" "$("$FIRN" diff s1 s1 --json | jq -c '[.pages, .extents]')" \
+    '[0,[]]'
+like "diff prints" "$("$FIRN" diff s0 s1)" '^[0-9]+ pages differ, in [0-9]+ ext'
+is "diff costs little" "$("$FIRN" diff s0 s1 --json |
+    jq ".nodes_visited < $n")" true
+stamp_round v
+"$FIRN" diff s$rounds v:data --exact --json | pages_in >"$T/pages"
+works "diff with a live segment" diff "$T/round" "$T/pages"
+
+# --- what is in them ----------------------------------------------------------
+u64() { od -A n -t u8 | tr -s ' \n' ' '; }
+for i in $(seq $rounds); do
+	page=$(tail -n 1 "$T/round.$i")
+	is "read s$i: round and page" \
+	    "$("$FIRN" read "s$i" $((page * 4096)) 16 | u64)" " $((i + 1)) $page "
+done
+is "read of nothing" "$("$FIRN" read s1 0 0 | wc -c)" 0
+is "read all" "$("$FIRN" read s1 0 $((n * 4096)) | wc -c)" $((n * 4096))
+refused "read beyond" 1 "beyond" "$FIRN" read s1 $((n * 4096)) 1
+refused "read far beyond" 1 "beyond" "$FIRN" read s1 4096 9000000T
+refused "read, not a number" 2 "not a number" "$FIRN" read s1 x 1
+show=$("$FIRN" show s1 --json)
+for k in id name pages size layers extents exclusive_pages shared_pages \
+    zero_pages origin payer; do
+	is "show has $k" "$(jq "has(\"$k\")" <<<"$show")" true
+done
+is "show: size" "$(jq .size <<<"$show")" $((n * 4096))
+is "show: its pages add up" "$(jq \
+    '.exclusive_pages + .shared_pages + .zero_pages == .pages' <<<"$show")" true
+like "show prints" "$("$FIRN" show s1)" '^zero pages: +[0-9]+'
+is "snapshots lists them" "$("$FIRN" snapshots --json |
+    jq '.snapshots | length')" $((rounds + 1))
+refused "freeze: a name that is taken" 1 "s1" "$FIRN" freeze v:data --name s1
+
+# --- in another guest -----------------------------------------------------------
+for i in 0 1 $rounds; do
+	"$FIRN" read "s$i" 0 $((n * 4096)) >"$T/want"
+	"$FIRN" run --give "x=s$i" "$GUESTS/snapcat" x >"$T/got" 2>"$T/err" ||
+	    not_ok "snapcat of s$i" "$(cat "$T/err")"
+	works "s$i as /snap/x in a guest" cmp "$T/want" "$T/got"
+	is "s$i mapped in a guest" "$("$FIRN" run --give "x=s$i" \
+	    "$GUESTS/reader" x 2>&1 | sed -n 's/.*checksum //p' | wc -c)" 17
+done
+is "readers of one version agree" \
+    "$("$FIRN" run --give x=s1 "$GUESTS/reader" x)" \
+    "$("$FIRN" run --give x=s1 "$GUESTS/reader" x)"
+"$FIRN" run --give x=s1 "$GUESTS/fault" ro x >/dev/null 2>"$T/err" </dev/null
+is "write to a read-only view: status" $? 139
+like "write to a read-only view: named" "$(cat "$T/err")" 'snapshot:|segment:'
+
+# --- map from outside -------------------------------------------------------------
+v=$("$FIRN" map v s1 --json)
+is "map: pages" "$(jq .pages <<<"$v")" $n
+view=$(jq -r .view <<<"$v")
+is "the view is a segment" "$("$FIRN" segments v --json |
+    jq -r ".segments[] | select(.id == $view) | .kind")" ro
+works "unmap" "$FIRN" unmap "v:$view"
+is "the view is gone" "$("$FIRN" segments v --json |
+    jq "[.segments[] | select(.id == $view)] | length")" 0
+v=$("$FIRN" map v s2 --cow --json)
+view=$(jq -r .view <<<"$v")
+is "a cow view" "$("$FIRN" segments v --json |
+    jq -r ".segments[] | select(.id == $view) | .kind")" cow
+"$FIRN" freeze "v:$view" --name child --json >/dev/null
+is "an unchanged descendant equals its parent" \
+    "$("$FIRN" diff s2 child --exact --json | jq .pages)" 0
+refused "map at an unaligned address" 1 "" "$FIRN" map v s1 --gpa 4097
+refused "map over RAM" 1 "" "$FIRN" map v s1 --gpa 0
+refused "map beyond the address space" 1 "" "$FIRN" map v s1 \
+    --gpa 0x7ffffffffffff000
+
+# --- dirty --------------------------------------------------------------------------
+dirty() { "$FIRN" dirty v:data --json "$@"; }
+dirty --cursor a >/dev/null
+dirty --cursor b >/dev/null
+stamp_round v
+dirty --cursor a --peek --exact | pages_in >"$T/pages"
+works "dirty, peek, exact" diff "$T/round" "$T/pages"
+dirty --cursor a | pages_in >"$T/pages"
+is "dirty misses nothing" \
+    "$(sort "$T/round" | comm -23 - <(sort "$T/pages") | wc -l)" 0
+is "dirty advanced" "$(dirty --cursor a --exact | jq .pages)" 0
+dirty --cursor b --peek | pages_in >"$T/pages"
+is "another cursor keeps its own" \
+    "$(sort "$T/round" | comm -23 - <(sort "$T/pages") | wc -l)" 0
+"$FIRN" freeze v:data --name after >/dev/null
+dirty --cursor b --peek | pages_in >"$T/pages"
+is "a freeze takes nothing from a cursor" \
+    "$(sort "$T/round" | comm -23 - <(sort "$T/pages") | wc -l)" 0
+"$FIRN" dirty v:data --cursor b --bitmap "$T/bitmap" >/dev/null
+is "bitmap: a bit a page" "$(stat -c %s "$T/bitmap")" $((n / 8))
+od -A n -v -t u1 -w1 "$T/bitmap" | awk '{ for (b = 0; b < 8; b++) {
+	if (int($1 / 2 ^ b) % 2) print 8 * (NR - 1) + b } }' >"$T/bits"
+is "bitmap misses nothing" \
+    "$(sort "$T/round" | comm -23 - <(sort "$T/bits") | wc -l)" 0
+like "dirty prints" "$("$FIRN" dirty v:data --cursor c)" '^[0-9]+ pages dirty'
+
+# --- ends ---------------------------------------------------------------------------
+works "drop" "$FIRN" drop s0
+refused "dropped" 1 "s0" "$FIRN" show s0
+"$FIRN" read s1 0 $((n * 4096)) >"$T/before"
+"$FIRN" kill v
+"$FIRN" read s1 0 $((n * 4096)) >"$T/after"
+works "a snapshot outlives its VM" cmp "$T/before" "$T/after"
+
+# --- a guest that freezes itself ------------------------------------------------
+for v in "" .musl; do
+	works "freeze_self$v" "$FIRN" run "$GUESTS/freeze_self$v" $((n / 4))
+done

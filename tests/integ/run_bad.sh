@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# What is not a program that can run, and programs that fault.
+. "$(dirname "$0")/lib.sh"
+
+start_daemon
+R=("$FIRN" run)
+refused "no such file" 1 "No such file" "${R[@]}" "$T/none"
+refused "a directory" 1 "not a regular file" "${R[@]}" "$T"
+refused "a device" 1 "not a regular file" "${R[@]}" /dev/zero
+mkfifo "$T/fifo"
+refused "a fifo" 1 "not a regular file" "${R[@]}" "$T/fifo"
+: >"$T/empty"
+refused "an empty file" 1 "ELF|short|empty|truncated" "${R[@]}" "$T/empty"
+echo 'echo hello' >"$T/script"
+refused "a script" 1 "ELF" "${R[@]}" "$T/script"
+refused "a dynamic program" 1 "static|dynamic|interpreter" "${R[@]}" /bin/ls
+size=$(stat -c %s "$GUESTS/hello")
+for n in 3 40 63 64 100 200 4096 $((size / 2)); do
+	head -c "$n" "$GUESTS/hello" >"$T/cut"
+	refused "cut to $n bytes" 1 "" "${R[@]}" "$T/cut"
+done
+# byte OFFSET OCTAL: hello with one byte changed.
+byte() {
+	cp "$GUESTS/hello" "$T/odd"
+	printf "\\$2" | dd of="$T/odd" bs=1 seek="$1" conv=notrunc status=none
+}
+byte 4 001
+refused "a 32-bit program" 1 "64|x86" "${R[@]}" "$T/odd"
+byte 5 002
+refused "big-endian" 1 "" "${R[@]}" "$T/odd"
+byte 18 267
+refused "another machine's" 1 "x86|machine" "${R[@]}" "$T/odd"
+byte 16 001
+refused "an object file" 1 "" "${R[@]}" "$T/odd"
+refused "more memory than there is" 1 "" "${R[@]}" --mem 8000G "$GUESTS/hello"
+refused "less memory than it needs" 1 "" "${R[@]}" --mem 4K "$GUESTS/hello"
+refused "an unaligned segment" 1 "" "${R[@]}" --segment a=4097 "$GUESTS/hello"
+refused "two segments of one name" 1 "" "${R[@]}" --segment a=4K \
+    --segment a=4K "$GUESTS/hello"
+refused "an unknown snapshot" 1 "none" "${R[@]}" --give a=none "$GUESTS/hello"
+
+for kind in null wild read noncanonical window kernel write-text exec-data \
+    stack-overflow div0 ud2 guard freed readonly; do
+	timeout 60 "${R[@]}" "$GUESTS/fault" "$kind" >"$T/out" 2>"$T/err" \
+	    </dev/null
+	is "fault $kind: status" $? 139
+	like "fault $kind: a report" "$(head -n 1 "$T/err")" \
+	    '^firn: .*: the guest was ended: .'
+	like "fault $kind: rip" "$(cat "$T/err")" 'rip: +0x[0-9a-f]+'
+	like "fault $kind: registers" "$(cat "$T/err")" 'rsp +[0-9a-f]{16}'
+done
+timeout 60 "${R[@]}" "$GUESTS/fault" null >"$T/out" 2>"$T/err" </dev/null
+like "the instruction is disassembled" "$(cat "$T/err")" \
+    'code: +0x[0-9a-f]+: mov'
+works "the daemon goes on" "${R[@]}" "$GUESTS/hello"
+is "no VM is left" "$("$FIRN" ps --json |
+    jq '[.vms[] | select(.state != "exited")] | length')" 0

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Programs run as guests: output, input, arguments, status.
+. "$(dirname "$0")/lib.sh"
+
+guests() {
+	local how=$1 out
+
+	out=$("$FIRN" run "$GUESTS/hello" 2>"$T/err")
+	is "$how: hello's status" $? 0
+	like "$how: hello prints" "$out" '[Hh]ello'
+	is "$how: nothing on stderr" "$(cat "$T/err")" ""
+	out=$("$FIRN" run "$GUESTS/args" one 'two  three' --json -- -x \
+	    2>"$T/err" </dev/null)
+	is "$how: the program's own arguments" \
+	    "$(grep -c '^argv\[[1-5]\]' <<<"$out")" 5
+	like "$how: a word stays whole" "$out" '^argv\[2\]=two  three$'
+	like "$how: options after the program are its own" "$out" \
+	    '^argv\[3\]=--json$'
+	is "$how: no environment leaks in" "$(grep -c '^env ' <<<"$out")" 0
+	like "$how: stderr is its own" "$(cat "$T/err")" '^args: 6$'
+	"$FIRN" run --env STATUS=42 "$GUESTS/args" >/dev/null 2>&1 </dev/null
+	is "$how: the exit status" $? 42
+	head -c 300000 /dev/urandom >"$T/in"
+	"$FIRN" run "$GUESTS/cat" <"$T/in" >"$T/out"
+	is "$how: cat's status" $? 0
+	works "$how: stdin to stdout" cmp "$T/in" "$T/out"
+	is "$how: a pipe" "$(printf 'a\nb\n' | "$FIRN" run "$GUESTS/cat" |
+	    tail -n 1)" b
+	out=$("$FIRN" run --json --env STATUS=3 "$GUESTS/args" 2>/dev/null \
+	    </dev/null | tail -n 1)
+	is "$how: --json has the status" "$(jq .status <<<"$out")" 3
+}
+
+for g in hello args alloc clock avx enosys; do
+	for v in "" .musl; do
+		[ -x "$GUESTS/$g$v" ] || continue
+		works "$g$v" "$FIRN" run "$GUESTS/$g$v"
+	done
+done
+guests private
+start_daemon
+guests daemon
+is "no VM is left" "$("$FIRN" ps --json |
+    jq '[.vms[] | select(.state != "exited")] | length')" 0

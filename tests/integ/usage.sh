@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# The command line itself: help, wrong use, no daemon.
+. "$(dirname "$0")/lib.sh"
+
+works "help" "$FIRN" --help
+works "version" "$FIRN" --version
+for v in $("$FIRN" --help | sed -n '/^commands:/,/^$/s/^  \([a-z]*\) .*/\1/p'); do
+	works "help of $v" "$FIRN" "$v" --help
+	grep -q "^\.\(BI\|B\) $v\( \|$\)" docs/man/firn.1 ||
+	    not_ok "firn.1 has $v" "it has not"
+	for o in $("$FIRN" "$v" --help | sed -n 's/^  \(--[a-z-]*\).*/\1/p'); do
+		grep -q -- "^\.\(BI\|B\) ${o//-/\\\\-}\( \|$\)" docs/man/firn.1 ||
+		    not_ok "firn.1 has $o of $v" "it has not"
+	done
+done
+ok "firn.1 was read"
+
+refused "no command" 2 "command is missing" "$FIRN"
+refused "unknown command" 2 "unknown command: frob" "$FIRN" frob
+refused "unknown option" 2 "unknown option: --frob" "$FIRN" ps --frob
+refused "another command's option" 2 "unknown option: --cow" "$FIRN" ps --cow
+refused "an option without its value" 2 "needs a value" "$FIRN" ps --socket
+refused "a flag with a value" 2 "takes no value" "$FIRN" ps --json=1
+refused "words missing" 2 "words are missing" "$FIRN" diff a
+refused "a word too many" 2 "one word too many: b" "$FIRN" kill a b
+for s in 0 x 4X 4KK -4 99999999999999999999 99999999T 1.5G ''; do
+	refused "size '$s'" 2 "size" "$FIRN" run --mem "$s" "$GUESTS/hello"
+	refused "segment of '$s'" 2 "size" "$FIRN" run --segment "a=$s" \
+	    "$GUESTS/hello"
+done
+refused "segment without a size" 2 "NAME=VALUE" "$FIRN" run --segment a x
+refused "segment without a name" 2 "NAME=VALUE" "$FIRN" run --segment =4K x
+
+for v in ps "kill v" "pause v" "resume v" "wait v" "segments v" "freeze v" \
+    "sever v:a" "map v s" "unmap v:a" snapshots "show s" "diff a b" \
+    "dirty v --cursor c" "read s 0 1" "import /dev/null" "export s $T/f"; do
+	# shellcheck disable=SC2086
+	refused "no daemon: $v" 1 "no daemon runs at .*firn daemon" "$FIRN" $v
+done
+refused "no daemon, detached" 1 "no daemon runs" "$FIRN" run --detach \
+    "$GUESTS/hello"
+refused "no daemon at a path that was given" 1 "no daemon runs at $T/none" \
+    "$FIRN" --socket "$T/none" run "$GUESTS/hello"
+touch "$T/file"
+refused "a socket that is none" 1 "" "$FIRN" --socket "$T/file" ps
