@@ -5,7 +5,10 @@ BUILD   ?= release
 O       := out/$(BUILD)
 PREFIX  ?= /usr/local
 DESTDIR ?=
-MAKEFLAGS += -rR
+MAKEFLAGS += -rR --no-print-directory
+# V=1 shows the commands.
+V ?=
+Q := $(if $V,,@)
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -72,81 +75,101 @@ FORCE:
 dep = -MMD -MP
 $O/host/%.o: %.c $O/flags | bootstrap
 	@mkdir -p $(@D)
-	$(CC) $(cppflags) $(host_cflags) $(dep) -c $< -o $@
+	@echo "  CC   $@"
+	$Q$(CC) $(cppflags) $(host_cflags) $(dep) -c $< -o $@
 $O/pic/%.o: %.c $O/flags | bootstrap
 	@mkdir -p $(@D)
-	$(CC) $(cppflags) $(host_cflags) -fPIC $(dep) -c $< -o $@
+	@echo "  CC   $@"
+	$Q$(CC) $(cppflags) $(host_cflags) -fPIC $(dep) -c $< -o $@
 # The guest kernel is machine code that the monitor carries as data.
 $O/host/%.o: %.S $O/flags | bootstrap
 	@mkdir -p $(@D)
-	$(CC) $(cppflags) $(dep) -c $< -o $@
+	@echo "  CC   $@"
+	$Q$(CC) $(cppflags) $(dep) -c $< -o $@
 
 kernel_obj := $(patsubst %.S,$O/host/%.o,$(wildcard guest/kernel/*.S))
 
 $O/libvmm.a: $(vmm_src:%.c=$O/host/%.o) $(shared_src:%.c=$O/host/%.o) $(kernel_obj)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	@echo "  AR   $@"
+	$Q$(AR) rcs $@ $^
 $O/libfirn.a: $(lib_src:%.c=$O/host/%.o)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	@echo "  AR   $@"
+	$Q$(AR) rcs $@ $^
 $O/libfirn.so: $(lib_src:%.c=$O/pic/%.o)
-	$(CC) $(ldflags) -shared -Wl,-soname,libfirn.so.0 $^ -ljansson -o $@
+	@echo "  LD   $@"
+	$Q$(CC) $(ldflags) -shared -Wl,-soname,libfirn.so.0 $^ -ljansson -o $@
 
 $O/bin/firn: $O/host/tools/firn.o $(cli_src:%.c=$O/host/%.o) $O/libfirn.a $O/libvmm.a
 	@mkdir -p $(@D)
-	$(CC) $(ldflags) $^ $(libs) -lcapstone -o $@
+	@echo "  LD   $@"
+	$Q$(CC) $(ldflags) $^ $(libs) -lcapstone -o $@
 $O/bin/firnd: $O/host/vmm/firnd.o $O/libvmm.a
 	@mkdir -p $(@D)
-	$(CC) $(ldflags) $^ $(libs) -o $@
+	@echo "  LD   $@"
+	$Q$(CC) $(ldflags) $^ $(libs) -o $@
 $O/bin/firn-vmm: $O/host/vmm/firn_vmm.o $O/libvmm.a
 	@mkdir -p $(@D)
-	$(CC) $(ldflags) $^ $(libs) -o $@
+	@echo "  LD   $@"
+	$Q$(CC) $(ldflags) $^ $(libs) -o $@
 
 # --- guests: ordinary static Linux programs, one file each -------------------
 guest_cflags := -std=gnu11 -g -O2 -I. -D_GNU_SOURCE $(warn)
 guest_lib_src := $(wildcard guest/lib/*.c)
 $O/guestobj/%.o: %.c | bootstrap
 	@mkdir -p $(@D)
-	gcc $(guest_cflags) $(dep) -c $< -o $@
+	@echo "  CC   $@"
+	$Qgcc $(guest_cflags) $(dep) -c $< -o $@
 $O/muslobj/%.o: %.c | bootstrap
 	@mkdir -p $(@D)
-	musl-gcc $(guest_cflags) $(dep) -c $< -o $@
+	@echo "  CC   $@"
+	$Qmusl-gcc $(guest_cflags) $(dep) -c $< -o $@
 $O/guest/libfirn-guest.a: $(guest_lib_src:%.c=$O/guestobj/%.o)
 	@mkdir -p $(@D)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	@echo "  AR   $@"
+	$Q$(AR) rcs $@ $^
 $O/guest/libfirn-guest-musl.a: $(guest_lib_src:%.c=$O/muslobj/%.o)
 	@mkdir -p $(@D)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	@echo "  AR   $@"
+	$Q$(AR) rcs $@ $^
 # A guest names extra libraries in a "link:" line of its own source.
 glink = $(shell sed -n 's|^/\* link: \(.*\) \*/$$|\1|p' guest/work/$*.c)
 $O/guest/%.musl: $O/muslobj/guest/work/%.o $O/guest/libfirn-guest-musl.a
 	@mkdir -p $(@D)
-	musl-gcc -static $^ -o $@
+	@echo "  LD   $@"
+	$Qmusl-gcc -static $^ -o $@
 $O/guest/%: $O/guestobj/guest/work/%.o $O/guest/libfirn-guest.a
 	@mkdir -p $(@D)
-	gcc -static $^ $(glink) -o $@
+	@echo "  LD   $@"
+	$Qgcc -static $^ $(glink) -o $@
 
 # --- tests ---------------------------------------------------------------------
 # A test names the symbols it replaces in a "wrap:" line of its own source.
 wraps = $(addprefix -Wl$(comma)--wrap=,$(shell sed -n 's|^/\* wrap: \(.*\) \*/$$|\1|p' $(filter tests/%.c,$(subst $O/host/,,$(<:.o=.c)))))
 $O/tests/%: $O/host/tests/unit/%.o $O/libfirn.a $O/libvmm.a
 	@mkdir -p $(@D)
-	$(CC) $(ldflags) $^ $(wraps) $(libs) -lcmocka -o $@
+	@echo "  LD   $@"
+	$Q$(CC) $(ldflags) $^ $(wraps) $(libs) -lcmocka -o $@
 $O/model/%: $O/host/tests/model/%.o $O/libfirn.a $O/libvmm.a
 	@mkdir -p $(@D)
-	$(CC) $(ldflags) $^ $(libs) -lcmocka -o $@
+	@echo "  LD   $@"
+	$Q$(CC) $(ldflags) $^ $(libs) -lcmocka -o $@
 $O/bench/%: $O/host/tests/bench/%.o $O/libfirn.a $O/libvmm.a
 	@mkdir -p $(@D)
-	$(CC) $(ldflags) $^ $(libs) -o $@
+	@echo "  LD   $@"
+	$Q$(CC) $(ldflags) $^ $(libs) -o $@
 # Without libFuzzer a target replays its corpus: tests/fuzz/replay.c has main().
 $O/fuzz/%: $O/host/tests/fuzz/%.o $O/host/tests/fuzz/replay.o $O/libvmm.a
 	@mkdir -p $(@D)
-	$(CC) $(ldflags) $^ $(libs) -o $@
+	@echo "  LD   $@"
+	$Q$(CC) $(ldflags) $^ $(libs) -o $@
 out/fuzz/fuzzer/%: out/fuzz/host/tests/fuzz/%.o out/fuzz/libvmm.a
 	@mkdir -p $(@D)
-	$(CC) -fsanitize=fuzzer,address,undefined $^ $(libs) -o $@
+	@echo "  LD   $@"
+	$Q$(CC) -fsanitize=fuzzer,address,undefined $^ $(libs) -o $@
 
 test_bins := $(unit_tests:%=$O/tests/%) $(model_tests:%=$O/model/%) \
 	$(fuzzers:%=$O/fuzz/%)
@@ -170,12 +193,14 @@ bench: all benches
 hdrs := $(wildcard shared/*.h shared/*/*.h vmm/*/*.h tools/*/*.h guest/lib/*.h)
 $O/hdr/%.ok: %
 	@mkdir -p $(@D)
-	$(CC) $(cppflags) -std=gnu11 $(warn) -fsyntax-only -x c $<
+	@echo "  CC   $@"
+	$Q$(CC) $(cppflags) -std=gnu11 $(warn) -fsyntax-only -x c $<
 	@touch $@
 # One file a run: clang-tidy 14 carries va_list state from file to file.
 $O/tidy/%.ok: % .clang-tidy
 	@mkdir -p $(@D)
-	clang-tidy --quiet $< -- $(cppflags) -std=gnu11
+	@echo "  TIDY $@"
+	$Qclang-tidy --quiet $< -- $(cppflags) -std=gnu11
 	@touch $@
 lint: $(hdrs:%=$O/hdr/%.ok) \
       $(patsubst %,$O/tidy/%.ok,$(shared_src) $(vmm_src) $(lib_src) $(cli_src)) all
