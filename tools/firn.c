@@ -7,6 +7,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "shared/version.h"
 #include "tools/cli/cli.h"
 
 /* A descriptor that we open must never become stdin, stdout or stderr. */
@@ -50,7 +51,11 @@ static int run_verb(const struct verb *v, const struct args *a)
 	    (!v->takes_signals && sigprocmask(SIG_SETMASK, NULL, &old)))
 		return cli_fail(&c, "signals: %s", strerror(errno));
 	c.old_mask = &old;
-	if (!cli_connect(&c, v->link))
+	if (v->check && (ret = v->check(&c, a)))
+		return ret;
+	ret = EX_FAIL;
+	/* What is to outlive the command needs a daemon that does. */
+	if (!cli_connect(&c, a->detach ? LINK_DAEMON : v->link))
 		ret = v->run(&c, a);
 	cli_disconnect(&c);
 	return ret;
@@ -66,7 +71,7 @@ int main(int argc, char **argv)
 	if (args_parse(argc, argv, &v, &a))
 		return EX_USAGE;
 	if (a.version) {
-		puts("firn " CLI_VERSION);
+		puts("firn " FIRN_VERSION);
 		return EX_OK;
 	}
 	if (a.help) {

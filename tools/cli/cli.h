@@ -19,7 +19,6 @@
 
 #include "tools/libfirn/firn.h"
 
-#define CLI_VERSION   "0.1"
 #define CLI_LIST_MAX  32u /* uses of an option that may be repeated */
 #define CLI_COLUMNS   12u
 #define CLI_FIRND_END 3000 /* ms that a private firnd has to end in */
@@ -72,6 +71,8 @@ struct verb {
 	bool stop;              /* options end at the first word */
 	bool takes_signals;     /* cleans up when one comes: cli_signalled() */
 	enum link_kind link;
+	/* Refuses before there is a connection: an exit status; or NULL. */
+	int (*check)(struct cli *c, const struct args *a);
 	int (*run)(struct cli *c, const struct args *a); /* an exit status */
 };
 
@@ -165,7 +166,8 @@ struct proc {
 	const char *const *argv;
 	int keep_fd, keep_fd2; /* stay open in it under their numbers; or -1 */
 	int grow_fd;           /* it may fill this file ... */
-	uint64_t grow_max;     /* ... up to so many allocated bytes; or -1 */
+	uint64_t grow_max;     /* ... up to so many allocated bytes */
+	const int *also_ok;    /* statuses that are no failure, 0 at the end */
 };
 
 /*
@@ -191,6 +193,7 @@ int write_all(int fd, const void *buf, size_t len);
 /* --- the verbs -------------------------------------------------------------
  */
 int verb_run(struct cli *c, const struct args *a);
+int check_run(struct cli *c, const struct args *a);
 int verb_ps(struct cli *c, const struct args *a);
 int verb_kill(struct cli *c, const struct args *a);
 int verb_pause(struct cli *c, const struct args *a);
@@ -200,14 +203,18 @@ int verb_segments(struct cli *c, const struct args *a);
 int verb_freeze(struct cli *c, const struct args *a);
 int verb_sever(struct cli *c, const struct args *a);
 int verb_map(struct cli *c, const struct args *a);
+int check_unmap(struct cli *c, const struct args *a);
 int verb_unmap(struct cli *c, const struct args *a);
 int verb_snapshots(struct cli *c, const struct args *a);
 int verb_show(struct cli *c, const struct args *a);
 int verb_drop(struct cli *c, const struct args *a);
 int verb_diff(struct cli *c, const struct args *a);
+int check_dirty(struct cli *c, const struct args *a);
 int verb_dirty(struct cli *c, const struct args *a);
+int check_read(struct cli *c, const struct args *a);
 int verb_read(struct cli *c, const struct args *a);
 int verb_import(struct cli *c, const struct args *a);
+int check_export(struct cli *c, const struct args *a);
 int verb_export(struct cli *c, const struct args *a);
 int verb_doctor(struct cli *c, const struct args *a);
 int verb_daemon(struct cli *c, const struct args *a);

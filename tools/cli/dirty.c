@@ -88,15 +88,19 @@ static int ranges(struct cli *c, const struct args *a, const char *vm,
 	return ret;
 }
 
+int check_dirty(struct cli *c, const struct args *a)
+{
+	if (a->cursor)
+		return EX_OK;
+	cli_fail(c, "--cursor C is missing");
+	return EX_USAGE;
+}
+
 int verb_dirty(struct cli *c, const struct args *a)
 {
 	AUTO_FREE char *vm = NULL;
 	AUTO_FREE char *segment = NULL;
 
-	if (!a->cursor) {
-		cli_fail(c, "--cursor C is missing");
-		return EX_USAGE;
-	}
 	if (split_place(a->words[0], &vm, &segment))
 		return cli_fail(c, "out of memory");
 	return a->bitmap ? bitmap(c, a, vm, segment, a->cursor)

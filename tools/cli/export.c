@@ -271,14 +271,8 @@ static int say(struct cli *c, const struct args *a, uint64_t npages)
 	return ret;
 }
 
-int verb_export(struct cli *c, const struct args *a)
+int check_export(struct cli *c, const struct args *a)
 {
-	struct job j = {.part_fd = -1, .raw_fd = -1};
-	struct firn_snapshot *s;
-	struct firn_error e;
-	uint64_t npages;
-	int ret;
-
 	if (a->format && strcmp(a->format, "raw") &&
 	    strcmp(a->format, "qcow2")) {
 		cli_fail(c, "--format %s: is not raw or qcow2", a->format);
@@ -288,6 +282,17 @@ int verb_export(struct cli *c, const struct args *a)
 		cli_fail(c, "--over needs --format qcow2");
 		return EX_USAGE;
 	}
+	return EX_OK;
+}
+
+int verb_export(struct cli *c, const struct args *a)
+{
+	struct job j = {.part_fd = -1, .raw_fd = -1};
+	struct firn_snapshot *s;
+	struct firn_error e;
+	uint64_t npages;
+	int ret;
+
 	if (firn_open_snapshot(c->conn, a->words[0], &s, &e))
 		return cli_fail(c, "%s", e.msg);
 	npages = firn_snapshot_pages(s);

@@ -97,6 +97,28 @@ static int check_image(struct cli *c, const struct args *a, const char *path,
 	return ret;
 }
 
+/*
+ * qemu-img reads what a truncated image lacks as zeros, so let it look for
+ * damage first, where the format can be looked at.
+ */
+static int check_damage(
+    struct cli *c, const char *shown, const char *path, const char *format)
+{
+	/* Leaked clusters do no harm; the format has no check. */
+	static const int also_ok[] = {3, 63, 0};
+	const char *const argv[] = {
+	    "qemu-img", "check", "-U", "-f", format, "--", path, NULL};
+	struct proc p = {
+	    .argv = argv,
+	    .keep_fd = -1,
+	    .keep_fd2 = -1,
+	    .grow_fd = -1,
+	    .also_ok = also_ok,
+	};
+
+	return strcmp(format, "raw") ? proc_run(c, &p, shown, NULL) : 0;
+}
+
 /* What the host can give without swapping; a bound for hostile images. */
 static uint64_t memory_free(void)
 {
@@ -146,7 +168,8 @@ static int image_memfd(struct cli *c, const struct args *a, uint64_t *npages)
 		cli_fail(c, "%s: is neither a file nor a block device", shown);
 		return -1;
 	}
-	if (check_image(c, a, path, format, sizeof(format), npages))
+	if (check_image(c, a, path, format, sizeof(format), npages) ||
+	    check_damage(c, shown, path, format))
 		return -1;
 	fd = memfd_create("firn-import", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (fd < 0 || ftruncate(fd, (off_t)(*npages << PAGE_SHIFT))) {

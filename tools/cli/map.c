@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tools/cli/cli.h"
 #include "vmm/core/cleanup.h"
@@ -35,6 +36,16 @@ int verb_map(struct cli *c, const struct args *a)
 	return ret;
 }
 
+int check_unmap(struct cli *c, const struct args *a)
+{
+	const char *colon = strchr(a->words[0], ':');
+
+	if (colon && colon[1])
+		return EX_OK;
+	cli_fail(c, "%s names no view: write VM:VIEW", a->words[0]);
+	return EX_USAGE;
+}
+
 int verb_unmap(struct cli *c, const struct args *a)
 {
 	AUTO_FREE char *vm = NULL;
@@ -42,10 +53,6 @@ int verb_unmap(struct cli *c, const struct args *a)
 
 	if (split_place(a->words[0], &vm, &view))
 		return cli_fail(c, "out of memory");
-	if (!view) {
-		cli_fail(c, "%s names no view: write VM:VIEW", a->words[0]);
-		return EX_USAGE;
-	}
 	return cli_simple(
 	    c, "view.unmap", json_pack("{s:s, s:s}", "vm", vm, "view", view));
 }

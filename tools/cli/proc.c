@@ -126,6 +126,18 @@ static int failed(
 	return -1;
 }
 
+static bool succeeded(const struct proc *p, int status)
+{
+	const int *ok = p->also_ok;
+
+	if (!WIFEXITED(status))
+		return false;
+	for (; ok && *ok; ok++)
+		if (WEXITSTATUS(status) == *ok)
+			return true;
+	return WEXITSTATUS(status) == 0;
+}
+
 static int reap(pid_t pid)
 {
 	int status = 0;
@@ -161,7 +173,7 @@ int proc_run(struct cli *c, const struct proc *p, const char *what, char **out)
 		cli_fail(c, "%s: %s", what, why);
 		return -1;
 	}
-	if (!WIFEXITED(status) || WEXITSTATUS(status))
+	if (!succeeded(p, status))
 		return failed(c, p, what, status, err_fd);
 	if (out && !(*out = slurp(out_fd, PROC_OUT_MAX))) {
 		cli_fail(c, "out of memory");

@@ -57,23 +57,31 @@ static int copy_out(
 	return EX_OK;
 }
 
-int verb_read(struct cli *c, const struct args *a)
+int check_read(struct cli *c, const struct args *a)
 {
-	struct firn_snapshot *s;
-	struct firn_error e;
-	uint64_t at, len;
-	int ret;
+	uint64_t n;
 
 	for (size_t i = 1; i <= 2; i++) {
-		if (!parse_size(a->words[i], i == 1 ? &at : &len))
+		if (!parse_size(a->words[i], &n))
 			continue;
 		cli_fail(c, "%s is not a number of bytes", a->words[i]);
 		return EX_USAGE;
 	}
-	if (c->json) {
-		cli_fail(c, "--json has no meaning here: stdout is the bytes");
-		return EX_USAGE;
-	}
+	if (!c->json)
+		return EX_OK;
+	cli_fail(c, "--json has no meaning here: stdout is the bytes");
+	return EX_USAGE;
+}
+
+int verb_read(struct cli *c, const struct args *a)
+{
+	struct firn_snapshot *s;
+	struct firn_error e;
+	uint64_t at = 0, len = 0;
+	int ret;
+
+	(void)parse_size(a->words[1], &at);
+	(void)parse_size(a->words[2], &len);
 	if (firn_open_snapshot(c->conn, a->words[0], &s, &e))
 		return cli_fail(c, "%s", e.msg);
 	ret = copy_out(c, s, at, len);

@@ -30,32 +30,39 @@ static int open_program(struct cli *c, const char *path)
 	return take_fd(&fd);
 }
 
-/* --segment NAME=SIZE; 0, or the exit status. */
-static int add_segments(struct cli *c, const struct args *a, json_t *p)
+int check_run(struct cli *c, const struct args *a)
 {
-	json_t *list = json_array();
 	uint64_t size;
 
 	for (size_t i = 0; i < a->segments.n; i++) {
 		const char *s = a->segments.v[i];
-		const char *eq = strchr(s, '=');
-		int ret = parse_size(eq + 1, &size);
+		int ret = parse_size(strchr(s, '=') + 1, &size);
 
-		if (ret || !size) {
-			cli_fail(c, "--segment %s: %s", s,
-			    ret == -ERANGE ? "the size is too large"
-					   : "not a size above 0");
-			json_decref(list);
-			return EX_USAGE;
-		}
+		if (!ret && size)
+			continue;
+		cli_fail(c, "--segment %s: %s", s,
+		    ret == -ERANGE ? "the size is too large"
+				   : "not a size above 0");
+		return EX_USAGE;
+	}
+	return EX_OK;
+}
+
+static json_t *segment_list(const struct args *a)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < a->segments.n; i++) {
+		const char *s = a->segments.v[i];
+		const char *eq = strchr(s, '=');
+		uint64_t size = 0;
+
+		(void)parse_size(eq + 1, &size);
 		json_array_append_new(
 		    list, json_pack("{s:s%, s:I}", "name", s, (size_t)(eq - s),
 			      "size", (json_int_t)size));
 	}
-	if (a->segments.n)
-		return json_object_set_new(p, "segments", list) ? EX_FAIL : 0;
-	json_decref(list);
-	return 0;
+	return list;
 }
 
 static json_t *give_list(const struct args *a)
@@ -82,31 +89,28 @@ static json_t *strings(const char *const *v, size_t n)
 	return list;
 }
 
-/* The parameters of vm.launch in *out; 0, or the exit status. */
-static int params(struct cli *c, const struct args *a, json_t **out)
+/* The parameters of vm.launch, or NULL. */
+static json_t *params(struct cli *c, const struct args *a)
 {
 	const char *const *words = (const char *const *)a->words;
-	json_t *p = json_pack("{s:o, s:o, s:o, s:s*, s:b}", "args",
+	json_t *p = json_pack("{s:o, s:o, s:o, s:o, s:s*, s:b}", "args",
 	    strings(words, a->nwords), "env", strings(a->env.v, a->env.n),
-	    "give", give_list(a), "name", a->name, "detach", a->detach);
-	int ret;
+	    "segments", segment_list(a), "give", give_list(a), "name", a->name,
+	    "detach", a->detach);
 
-	if (!p)
-		return cli_fail(c, "out of memory, or a word is not UTF-8");
-	if (json_array_size(json_object_get(p, "args")) != a->nwords ||
-	    json_array_size(json_object_get(p, "env")) != a->env.n ||
-	    json_array_size(json_object_get(p, "give")) != a->give.n) {
-		json_decref(p);
-		return cli_fail(c, "a word is not UTF-8");
+	/* jansson refuses a string that is not UTF-8. */
+	if (p && json_array_size(json_object_get(p, "args")) == a->nwords &&
+	    json_array_size(json_object_get(p, "env")) == a->env.n &&
+	    json_array_size(json_object_get(p, "segments")) == a->segments.n &&
+	    json_array_size(json_object_get(p, "give")) == a->give.n) {
+		if (a->mem)
+			json_object_set_new(
+			    p, "mem", json_integer((json_int_t)a->mem));
+		return p;
 	}
-	if (a->mem)
-		json_object_set_new(p, "mem", json_integer((json_int_t)a->mem));
-	ret = add_segments(c, a, p);
-	if (ret)
-		json_decref(p);
-	else
-		*out = p;
-	return ret;
+	json_decref(p);
+	cli_fail(c, "a word is not UTF-8");
+	return NULL;
 }
 
 static json_t *launch(struct cli *c, const struct args *a, json_t *p)
@@ -200,32 +204,24 @@ static int attached(struct cli *c, const struct args *a, uint64_t vm)
 	return ret;
 }
 
+static int detached(struct cli *c, const json_t *r)
+{
+	if (c->json)
+		return out_json(r);
+	out_text(stdout, json_str(r, "name"));
+	putchar('\n');
+	return EX_OK;
+}
+
 int verb_run(struct cli *c, const struct args *a)
 {
-	json_t *p, *r;
-	uint64_t vm;
+	json_t *p = params(c, a);
+	json_t *r = p ? launch(c, a, p) : NULL;
 	int ret;
 
-	ret = params(c, a, &p);
-	if (ret)
-		return ret;
-	if (a->detach && c->firnd) {
-		json_decref(p);
-		return cli_fail(c, "no daemon runs, and a detached VM needs "
-				   "one: start it with `firn daemon`");
-	}
-	r = launch(c, a, p);
 	if (!r)
 		return EX_FAIL;
-	vm = json_u64(r, "vm");
-	if (a->detach) {
-		if (c->json) {
-			ret = out_json(r);
-		} else {
-			out_text(stdout, json_str(r, "name"));
-			putchar('\n');
-		}
-	}
+	ret = a->detach ? detached(c, r) : attached(c, a, json_u64(r, "vm"));
 	json_decref(r);
-	return a->detach ? ret : attached(c, a, vm);
+	return ret;
 }
