@@ -31,8 +31,9 @@ struct scan_region {
 };
 
 _Static_assert(sizeof(struct scan_arg) == 96, "kernel ABI");
+_Static_assert(
+    PAGEMAP_REQUEST == _IOWR('f', 16, struct scan_arg), "kernel ABI");
 
-#define SCAN          _IOWR('f', 16, struct scan_arg)
 #define SCAN_FILE     (1u << 2)
 #define SCAN_PRESENT  (1u << 3)
 #define SCAN_SWAPPED  (1u << 4)
@@ -78,7 +79,7 @@ static int by_scan(int fd, struct found *f, uint64_t end)
 	};
 
 	while (a.start < end) {
-		int n = ioctl(fd, SCAN, &a);
+		int n = ioctl(fd, PAGEMAP_REQUEST, &a);
 
 		if (n < 0)
 			return -errno;

@@ -14,6 +14,9 @@
 
 #include <stdint.h>
 
+/* PAGEMAP_SCAN, the one request of ioctl(2) that it makes. */
+#define PAGEMAP_REQUEST 0xc0606610UL
+
 /*
  * The private pages of [hva, hva + npages) of the process that opened (fd),
  * its /proc/self/pagemap: sets their bits in (bits), 64 pages a word, leaving

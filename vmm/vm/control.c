@@ -1,0 +1,477 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vmm/core/cleanup.h"
+#include "vmm/vm/internal.h"
+
+/* --- answers -------------------------------------------------------------- */
+
+static int reply(struct vm *vm, int64_t status, const void *payload,
+    uint32_t len, const int *fds, uint32_t nfds)
+{
+	const struct wire_msg m = {
+	    .type = vm->in.m.type | WIRE_REPLY,
+	    .seq = vm->in.m.seq,
+	    .len = len,
+	    .status = status,
+	};
+
+	return wire_send(vm->sock, &m, payload, fds, nfds);
+}
+
+int control_refuse(struct vm *vm, int status, const char *text)
+{
+	return reply(vm, status, text, (uint32_t)strlen(text), NULL, 0);
+}
+
+/* The request's payload, which must be exactly (len) bytes. */
+static int take_payload(struct vm *vm, void *to, uint32_t len, struct err *e)
+{
+	if (vm->in.m.len != len)
+		return err_set(e, -EPROTO, "request %u has %u bytes, not %u",
+		    vm->in.m.type, vm->in.m.len, len);
+	memcpy(to, vm->in.payload, len);
+	return 0;
+}
+
+static int check_name(const char *name, struct err *e)
+{
+	if (memchr(name, '\0', FIRN_NAME_MAX) == NULL)
+		return err_set(e, -EPROTO, "a name has no end");
+	return 0;
+}
+
+static struct place *find(struct vm *vm, uint32_t id, struct err *e)
+{
+	struct place *p = places_by_id(vm->places, id);
+
+	if (p == NULL)
+		(void)err_set(e, -ENOENT, "no segment %u", id);
+	return p;
+}
+
+static int take_place(struct vm *vm, struct place **p, struct err *e)
+{
+	struct wire_place q;
+	int r = take_payload(vm, &q, sizeof(q), e);
+
+	if (r < 0)
+		return r;
+	*p = find(vm, q.id, e);
+	return *p != NULL ? 0 : -ENOENT;
+}
+
+/* --- freeze and sever ----------------------------------------------------- */
+
+/* The descriptors of a wire_frozen; those of the runs are (own). */
+struct frozen_fds {
+	int fd[2 * WIRE_STEPS_MAX];
+	uint32_t n;
+	int own[WIRE_STEPS_MAX];
+	uint32_t nown;
+};
+
+static int put_step(
+    const struct place_step *s, struct wire_step *w, struct frozen_fds *f)
+{
+	int fd =
+	    wire_blob("firn-runs", s->runs, s->nruns * sizeof(struct page_run));
+
+	if (fd < 0)
+		return fd;
+	f->own[f->nown++] = fd;
+	f->fd[f->n++] = fd;
+	if (s->layer_fd >= 0)
+		f->fd[f->n++] = s->layer_fd;
+	*w = (struct wire_step){
+	    .nruns = s->nruns,
+	    .layer_npages = s->layer_npages,
+	    .has_layer = s->layer_fd >= 0,
+	    .first = s->first,
+	};
+	return 0;
+}
+
+static int put_frozen(const struct place_frozen *z, struct wire_frozen *w,
+    struct frozen_fds *f, struct err *e)
+{
+	int r = 0;
+
+	*w = (struct wire_frozen){
+	    .npages = z->npages,
+	    .dirty_pages = z->dirty_pages,
+	    .copied_pages = z->copied_pages,
+	    .pause_ns = z->pause_ns,
+	    .total_ns = z->total_ns,
+	    .nsteps = z->nsteps,
+	};
+	for (uint32_t i = 0; i < z->nsteps && r == 0; i++)
+		r = put_step(&z->step[i], &w->step[i], f);
+	if (r < 0)
+		return err_set(e, r,
+		    "cannot tell the broker of a freeze (%s); the next one "
+		    "tells of both",
+		    strerror(-r));
+	return 0;
+}
+
+_Static_assert(PLACE_STEPS_MAX <= WIRE_STEPS_MAX, "steps fit");
+
+static int answer_frozen(
+    struct vm *vm, struct place *p, const struct place_frozen *z, struct err *e)
+{
+	struct frozen_fds f = {0};
+	struct wire_frozen w;
+	int r = put_frozen(z, &w, &f, e);
+
+	if (r == 0 && reply(vm, 0, &w, sizeof(w), f.fd, f.n) == 0)
+		place_frozen_done(p, z->nsteps);
+	for (uint32_t i = 0; i < f.nown; i++)
+		cleanup_close(&f.own[i]);
+	return r;
+}
+
+static int do_freeze(struct vm *vm, struct err *e)
+{
+	struct place_frozen z;
+	struct place *p;
+	int r = take_place(vm, &p, e);
+
+	if (r == 0)
+		r = place_freeze(vm->places, p, &z, e);
+	if (r < 0)
+		return r;
+	return answer_frozen(vm, p, &z, e);
+}
+
+static int do_sever(struct vm *vm, struct err *e)
+{
+	struct place_info info;
+	struct place_frozen z;
+	struct place *p;
+	int r = take_place(vm, &p, e);
+
+	if (r < 0)
+		return r;
+	place_info(p, &info);
+	if (info.gpa == GMEM_RAM_GPA)
+		return err_set(e, -EPERM,
+		    "segment 0 is the program's own memory and cannot be "
+		    "severed; freeze it");
+	r = place_sever(vm->places, p, &z, e);
+	if (r < 0)
+		return r;
+	return answer_frozen(vm, p, &z, e);
+}
+
+/* --- views ---------------------------------------------------------------- */
+
+void control_drop_layers(struct vm *vm)
+{
+	for (uint32_t i = 0; i < vm->nlayers; i++)
+		cleanup_close(&vm->layer[i]);
+	vm->nlayers = 0;
+	vm->layers_lost = false;
+}
+
+/* Keep the packet's descriptors from (first) on for a request to come. */
+static void keep_layers(struct vm *vm, uint32_t first)
+{
+	for (uint32_t i = first; i < vm->in.nfds; i++) {
+		if (vm->nlayers == VM_LAYERS_MAX)
+			vm->layers_lost = true;
+		else
+			vm->layer[vm->nlayers++] = wire_take_fd(&vm->in, i);
+	}
+}
+
+static int take_runs(struct vm *vm, const struct wire_map *q,
+    struct page_run **runs, struct err *e)
+{
+	AUTO_CLOSE int fd = wire_take_fd(&vm->in, 0);
+	void *data;
+	size_t len;
+	int r;
+
+	if (q->nruns > VM_RUNS_MAX)
+		return err_set(e, -E2BIG, "a view of %llu runs: at most %u",
+		    (unsigned long long)q->nruns, VM_RUNS_MAX);
+	r = wire_slurp(fd, q->nruns * sizeof(**runs), &data, &len);
+	if (r < 0)
+		return err_set(
+		    e, r, "cannot read a view's runs: %s", strerror(-r));
+	*runs = data;
+	if (len != q->nruns * sizeof(**runs))
+		return err_set(e, -EPROTO, "a view's runs are cut short");
+	return 0;
+}
+
+static int check_map(struct vm *vm, const struct wire_map *q, struct err *e)
+{
+	if (vm->in.nfds == 0)
+		return err_set(e, -EPROTO, "a view without its runs");
+	if (q->mode != FIRN_MAP_RO && q->mode != FIRN_MAP_COW)
+		return err_set(e, -EINVAL, "no map mode %u", q->mode);
+	if (vm->layers_lost)
+		return err_set(
+		    e, -E2BIG, "a view of more than %u layers", VM_LAYERS_MAX);
+	if (q->nlayers != vm->nlayers)
+		return err_set(e, -EPROTO,
+		    "a view of %u layers came with %u descriptors", q->nlayers,
+		    vm->nlayers);
+	return check_name(q->name, e);
+}
+
+static int open_view(struct vm *vm, const struct wire_map *q,
+    struct place_info *info, struct err *e)
+{
+	AUTO_FREE struct page_run *runs = NULL;
+	struct place *p;
+	int r = take_runs(vm, q, &runs, e);
+
+	if (r < 0)
+		return r;
+	r = place_open(vm->places, q->name, q->gpa,
+	    q->mode == FIRN_MAP_RO ? PLACE_VIEW_RO : PLACE_VIEW_COW, q->npages,
+	    runs, q->nruns, vm->layer, vm->nlayers, q->snapshot, &p, e);
+	if (r < 0)
+		return r;
+	place_info(p, info);
+	return 0;
+}
+
+static int do_map(struct vm *vm, struct err *e)
+{
+	struct place_info info;
+	struct wire_mapped w;
+	struct wire_map q;
+	int r = take_payload(vm, &q, sizeof(q), e);
+
+	keep_layers(vm, 1);
+	if (r == 0)
+		r = check_map(vm, &q, e);
+	if (r == 0)
+		r = open_view(vm, &q, &info, e);
+	control_drop_layers(vm);
+	if (r < 0)
+		return r;
+	w = (struct wire_mapped){.id = info.id, .gpa = info.gpa};
+	(void)reply(vm, 0, &w, sizeof(w), NULL, 0);
+	return 0;
+}
+
+static int do_unmap(struct vm *vm, struct err *e)
+{
+	struct place_info info;
+	struct place *p;
+	int r = take_place(vm, &p, e);
+
+	if (r < 0)
+		return r;
+	place_info(p, &info);
+	if (info.kind == PLACE_SEGMENT)
+		return err_set(
+		    e, -EPERM, "%s is a segment, not a view", info.name);
+	gate_close(&vm->gate);
+	guest_place_gone(vm->guest, info.gpa, info.npages * PAGE_SIZE);
+	r = place_close(vm->places, p, e);
+	gate_open(&vm->gate);
+	if (r == 0)
+		(void)reply(vm, 0, NULL, 0, NULL, 0);
+	return r;
+}
+
+/* --- the rest ------------------------------------------------------------- */
+
+static int do_pause(struct vm *vm, struct err *e)
+{
+	(void)e;
+	if (!vm->paused)
+		gate_close(&vm->gate);
+	vm->paused = true;
+	(void)reply(vm, 0, NULL, 0, NULL, 0);
+	return 0;
+}
+
+static int do_resume(struct vm *vm, struct err *e)
+{
+	(void)e;
+	if (vm->paused)
+		gate_open(&vm->gate);
+	vm->paused = false;
+	(void)reply(vm, 0, NULL, 0, NULL, 0);
+	return 0;
+}
+
+static void tell_place(struct place *p, struct wire_segment *w)
+{
+	struct place_info info;
+
+	place_info(p, &info);
+	*w = (struct wire_segment){
+	    .id = info.id,
+	    .flags = info.kind == PLACE_VIEW_RO    ? FIRN_SEG_VIEW_RO
+		     : info.kind == PLACE_VIEW_COW ? FIRN_SEG_VIEW_COW
+						   : 0,
+	    .gpa = info.gpa,
+	    .size = info.npages * PAGE_SIZE,
+	    .snapshot = info.snapshot,
+	};
+	memcpy(w->name, info.name, sizeof(w->name));
+	if (place_usage(p, &w->resident, &w->private_) < 0) {
+		w->resident = 0;
+		w->private_ = 0;
+	}
+}
+
+static int do_segments(struct vm *vm, struct err *e)
+{
+	struct wire_segment w[WIRE_SEGMENTS_MAX];
+	struct place *p;
+	uint32_t n = 0;
+
+	(void)e;
+	while (n < WIRE_SEGMENTS_MAX && (p = places_nth(vm->places, n)) != NULL)
+		tell_place(p, &w[n++]);
+	(void)reply(vm, 0, w, n * (uint32_t)sizeof(w[0]), NULL, 0);
+	return 0;
+}
+
+static int answer_dirty(struct vm *vm, struct place *p, const uint64_t *words,
+    uint64_t count, struct err *e)
+{
+	AUTO_CLOSE int fd = -1;
+	struct wire_dirtied w = {.pages = count};
+	struct place_info info;
+
+	place_info(p, &info);
+	w.npages = info.npages;
+	fd = wire_blob(
+	    "firn-dirty", words, (info.npages + 63) / 64 * sizeof(*words));
+	if (fd < 0)
+		return err_set(
+		    e, fd, "cannot hand out a bitmap: %s", strerror(-fd));
+	(void)reply(vm, 0, &w, sizeof(w), &fd, 1);
+	return 0;
+}
+
+static int do_dirty(struct vm *vm, struct err *e)
+{
+	AUTO_FREE uint64_t *words = NULL;
+	struct wire_dirty q;
+	struct place *p;
+	uint64_t count;
+	int r = take_payload(vm, &q, sizeof(q), e);
+
+	if (r == 0)
+		r = check_name(q.cursor, e);
+	if (r < 0)
+		return r;
+	p = find(vm, q.id, e);
+	if (p == NULL)
+		return -ENOENT;
+	r = place_dirty(vm->places, p, q.cursor, (q.flags & FIRN_PEEK) != 0,
+	    &words, &count, e);
+	if (r < 0)
+		return r;
+	return answer_dirty(vm, p, words, count, e);
+}
+
+static int do_stats(struct vm *vm, struct err *e)
+{
+	struct wire_stats w = {0};
+
+	(void)e;
+	guest_stats(vm->guest, &w);
+	w.cpu_ns = cpus_ns(vm);
+	(void)reply(vm, 0, &w, sizeof(w), NULL, 0);
+	return 0;
+}
+
+/* A request is answered by its function, unless that fails. */
+static int (*const request[WIRE_TYPE_END])(struct vm *vm, struct err *e) = {
+    [WIRE_FREEZE] = do_freeze,
+    [WIRE_SEVER] = do_sever,
+    [WIRE_MAP] = do_map,
+    [WIRE_UNMAP] = do_unmap,
+    [WIRE_PAUSE] = do_pause,
+    [WIRE_RESUME] = do_resume,
+    [WIRE_SEGMENTS] = do_segments,
+    [WIRE_DIRTY] = do_dirty,
+    [WIRE_STATS] = do_stats,
+};
+
+static void serve_request(struct vm *vm)
+{
+	uint16_t type = vm->in.m.type;
+	struct err e = {0};
+	int r;
+
+	if (type < WIRE_TYPE_END && request[type] != NULL)
+		r = request[type](vm, &e);
+	else
+		r = err_set(&e, -ENOSYS, "no request %u", type);
+	/* A broker that is gone is noticed at the next poll. */
+	if (r < 0)
+		(void)control_refuse(vm, r, e.msg);
+	wire_close_fds(&vm->in);
+}
+
+/* One packet. False: serving ends, because of *why. */
+static bool serve_packet(struct vm *vm, enum control_end *why)
+{
+	if (wire_recv(vm->sock, &vm->in) <= 0) {
+		*why = CONTROL_GONE;
+		return false;
+	}
+	if (vm->in.m.type == WIRE_KILL) {
+		wire_close_fds(&vm->in);
+		*why = CONTROL_KILLED;
+		return false;
+	}
+	if (vm->in.m.type & WIRE_REPLY) {
+		calls_reply(vm);
+	} else if (vm->in.m.type == WIRE_LAYERS) {
+		keep_layers(vm, 0);
+		wire_close_fds(&vm->in);
+	} else {
+		serve_request(vm);
+	}
+	return true;
+}
+
+static bool has_ended(struct vm *vm)
+{
+	bool ended;
+
+	(void)pthread_mutex_lock(&vm->lock);
+	ended = vm->ended;
+	(void)pthread_mutex_unlock(&vm->lock);
+	return ended;
+}
+
+enum control_end control_serve(struct vm *vm)
+{
+	struct pollfd p[2] = {
+	    {.fd = vm->sock, .events = POLLIN},
+	    {.fd = vm->wake_fd, .events = POLLIN},
+	};
+	enum control_end why = CONTROL_GONE;
+	uint64_t count;
+
+	for (;;) {
+		if (poll(p, 2, -1) < 0 && errno != EINTR)
+			return CONTROL_GONE;
+		if (p[1].revents != 0) {
+			(void)!read(vm->wake_fd, &count, sizeof(count));
+			calls_run_posts(vm);
+			if (has_ended(vm))
+				return CONTROL_ENDED;
+		}
+		if (p[0].revents != 0 && !serve_packet(vm, &why))
+			return why;
+	}
+}

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vmm/vm/internal.h"
+
+/* A vCPU that competes with busy host threads is kicked a hundred times more
+ * slowly; only where that is permitted. */
+#define CPU_NICE (-10)
+
+void cpus_kick(void *ctx)
+{
+	struct vm *vm = ctx;
+
+	for (uint32_t i = 0; i < vm->ncpus; i++)
+		vcpu_kick(vm->cpu[i].vcpu);
+}
+
+/* The first end of a program counts. */
+static void tell_end(struct vm *vm, const struct guest_end *end)
+{
+	const uint64_t one = 1;
+
+	(void)pthread_mutex_lock(&vm->lock);
+	if (!vm->ended) {
+		vm->end = *end;
+		vm->ended = true;
+	}
+	(void)pthread_mutex_unlock(&vm->lock);
+	(void)!write(vm->wake_fd, &one, sizeof(one));
+}
+
+/* Enter the guest once. False: the VM is being stopped. */
+static bool enter(struct vm_cpu *c, struct vcpu_exit *x)
+{
+	bool go;
+
+	gate_enter(&c->vm->gate);
+	go = !c->vm->stopping;
+	if (go)
+		vcpu_run(c->vcpu, x);
+	gate_leave(&c->vm->gate);
+	return go;
+}
+
+static enum guest_verdict answer(
+    struct vm_cpu *c, const struct vcpu_exit *x, struct guest_end *end)
+{
+	struct guest *g = c->vm->guest;
+
+	switch (x->kind) {
+	case VCPU_KICKED:
+		return GUEST_GO;
+	case VCPU_DOORBELL:
+		return guest_doorbell(
+		    g, c->id, x->port, vcpu_regs(c->vcpu), end);
+	default:
+		return guest_stray(g, c->id, x, vcpu_regs(c->vcpu), end);
+	}
+}
+
+static void *cpu_thread(void *arg)
+{
+	struct vm_cpu *c = arg;
+	struct guest_end end = {.x.segment = UINT32_MAX};
+	struct vcpu_exit x;
+
+	(void)setpriority(PRIO_PROCESS, 0, CPU_NICE);
+	while (enter(c, &x)) {
+		if (answer(c, &x, &end) == GUEST_END) {
+			tell_end(c->vm, &end);
+			break;
+		}
+	}
+	return NULL;
+}
+
+int cpus_start(struct vm *vm, struct err *e)
+{
+	int r;
+
+	for (uint32_t i = 0; i < vm->ncpus; i++) {
+		r = pthread_create(
+		    &vm->cpu[i].thread, NULL, cpu_thread, &vm->cpu[i]);
+		if (r != 0)
+			return err_set(e, -r,
+			    "cannot start the thread of vCPU %u: %s", i,
+			    strerror(r));
+		vm->cpu[i].running = true;
+	}
+	return 0;
+}
+
+void cpus_stop(struct vm *vm)
+{
+	calls_fail_all(vm);
+	cpus_kick(vm);
+	for (uint32_t i = 0; i < vm->ncpus; i++) {
+		if (vm->cpu[i].running)
+			(void)pthread_join(vm->cpu[i].thread, NULL);
+		vm->cpu[i].running = false;
+	}
+}
+
+uint64_t cpus_ns(struct vm *vm)
+{
+	struct timespec t;
+	clockid_t clock;
+	uint64_t ns = 0;
+
+	for (uint32_t i = 0; i < vm->ncpus; i++) {
+		if (!vm->cpu[i].running ||
+		    pthread_getcpuclockid(vm->cpu[i].thread, &clock) != 0 ||
+		    clock_gettime(clock, &t) < 0)
+			continue;
+		ns += (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+	}
+	return ns;
+}
