@@ -229,14 +229,23 @@ static int open_view(struct vm *vm, const struct wire_map *q,
     struct place_info *info, struct err *e)
 {
 	AUTO_FREE struct page_run *runs = NULL;
+	struct place_view v = {
+	    .name = q->name,
+	    .gpa = q->gpa,
+	    .kind = q->mode == FIRN_MAP_RO ? PLACE_VIEW_RO : PLACE_VIEW_COW,
+	    .npages = q->npages,
+	    .nruns = q->nruns,
+	    .layer_fd = vm->layer,
+	    .nlayers = vm->nlayers,
+	    .snapshot = q->snapshot,
+	};
 	struct place *p;
 	int r = take_runs(vm, q, &runs, e);
 
 	if (r < 0)
 		return r;
-	r = place_open(vm->places, q->name, q->gpa,
-	    q->mode == FIRN_MAP_RO ? PLACE_VIEW_RO : PLACE_VIEW_COW, q->npages,
-	    runs, q->nruns, vm->layer, vm->nlayers, q->snapshot, &p, e);
+	v.runs = runs;
+	r = place_open(vm->places, &v, &p, e);
 	if (r < 0)
 		return r;
 	place_info(p, info);
@@ -373,8 +382,8 @@ static int do_dirty(struct vm *vm, struct err *e)
 	p = find(vm, q.id, e);
 	if (p == NULL)
 		return -ENOENT;
-	r = place_dirty(vm->places, p, q.cursor, (q.flags & FIRN_PEEK) != 0,
-	    &words, &count, e);
+	r = place_dirty(
+	    p, q.cursor, (q.flags & FIRN_PEEK) != 0, &words, &count, e);
 	if (r < 0)
 		return r;
 	return answer_dirty(vm, p, words, count, e);
