@@ -14,7 +14,11 @@ for v in $("$FIRN" --help | sed -n '/^commands:/,/^$/s/^  \([a-z]*\) .*/\1/p'); 
 		    not_ok "firn.1 has $o of $v" "it has not"
 	done
 done
-ok "firn.1 was read"
+for o in $("$BUILD/bin/firnd" --help | grep -o -- '--[a-z-]*'); do
+	grep -q -- "^\.\(BI\|B\|BR\|RB\).* *${o//-/\\\\-}\( \|$\)" docs/man/firnd.1 ||
+	    not_ok "firnd.1 has $o" "it has not"
+done
+ok "the manual pages were read"
 
 refused "no command" 2 "command is missing" "$FIRN"
 refused "unknown command" 2 "unknown command: frob" "$FIRN" frob
