@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * rig: a private firnd and guests in it, for benchmarks of the whole.
+ *
+ * A benchmark that cannot go on ends the process with a line that says why.
+ */
+#ifndef TESTS_BENCH_RIG_H
+#define TESTS_BENCH_RIG_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <libgen.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tools/libfirn/firn.h"
+#include "tools/libfirn/firn_json.h"
+
+struct rig {
+	char build[PATH_MAX]; /* the build tree this program is in */
+	struct firn *conn;
+	pid_t firnd;
+};
+
+struct rig_vm {
+	uint64_t id;
+	pid_t monitor;
+	char ref[24];
+	FILE *in;  /* the guest's stdin, to write to */
+	FILE *out; /* its stdout, to read from */
+};
+
+static inline void __attribute__((noreturn, format(printf, 1, 2)))
+rig_fail(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)fprintf(stderr, "bench: ");
+	(void)vfprintf(stderr, fmt, ap);
+	(void)fprintf(stderr, "\n");
+	va_end(ap);
+	exit(1);
+}
+
+static inline void rig_start(struct rig *g)
+{
+	char self[PATH_MAX];
+	char path[PATH_MAX + 16];
+	struct firn_error e;
+	int sv[2];
+	int life[2]; /* its write end closes with this process */
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+	if (n < 0)
+		rig_fail("cannot find itself");
+	self[n] = '\0';
+	(void)snprintf(
+	    g->build, sizeof(g->build), "%s", dirname(dirname(self)));
+	(void)snprintf(path, sizeof(path), "%s/bin/firnd", g->build);
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) != 0 ||
+	    pipe2(life, O_CLOEXEC) != 0)
+		rig_fail("no socket: %s", strerror(errno));
+	g->firnd = fork();
+	if (g->firnd == 0) {
+		int conn = fcntl(sv[1], F_DUPFD, 10);
+		int end = fcntl(life[0], F_DUPFD, 10);
+
+		(void)dup2(conn, 3);
+		(void)dup2(end, 4);
+		(void)close(conn);
+		(void)close(end);
+		(void)execl(path, "firnd", "--adopt", "3", "--die-with-fd",
+		    "4", (char *)NULL);
+		_exit(127);
+	}
+	(void)close(sv[1]);
+	(void)close(life[0]);
+	if (firn_connect_fd(sv[0], &g->conn, &e) != 0)
+		rig_fail("no firnd: %s", e.msg);
+}
+
+static inline void rig_stop(struct rig *g)
+{
+	firn_close(g->conn);
+	(void)kill(g->firnd, SIGTERM);
+	while (waitpid(g->firnd, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
+/* The result of a call; takes (params) over. The caller's to put. */
+static inline json_t *rig_call(
+    struct rig *g, const char *method, json_t *params, int *fds, size_t nfds)
+{
+	struct firn_error e = {0};
+	json_t *result = NULL;
+
+	if (firn_call_json(g->conn, method, params, fds, nfds, &result, NULL,
+		NULL, &e) != 0)
+		rig_fail("%s: %s", method, e.msg);
+	return result;
+}
+
+static inline uint64_t rig_u64(json_t *j, const char *name)
+{
+	return (uint64_t)json_integer_value(json_object_get(j, name));
+}
+
+/* Launch guest program (argv[0], of the build's guests); (extra) has further
+ * parameters of vm.launch and is taken over. */
+static inline void rig_launch(struct rig *g, struct rig_vm *vm,
+    const char *const *argv, uint64_t mem, json_t *extra)
+{
+	char path[PATH_MAX + 64];
+	int in[2];
+	int out[2];
+	int fds[4];
+	json_t *args = json_array();
+	json_t *r;
+
+	(void)snprintf(path, sizeof(path), "%s/guest/%s", g->build, argv[0]);
+	for (size_t i = 0; argv[i] != NULL; i++)
+		(void)json_array_append_new(args, json_string(argv[i]));
+	if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0)
+		rig_fail("no pipe: %s", strerror(errno));
+	fds[0] = open(path, O_RDONLY | O_CLOEXEC);
+	if (fds[0] < 0)
+		rig_fail("%s: %s", path, strerror(errno));
+	fds[1] = in[0];
+	fds[2] = out[1];
+	fds[3] = STDERR_FILENO;
+	if (extra == NULL)
+		extra = json_object();
+	(void)json_object_set_new(extra, "args", args);
+	(void)json_object_set_new(extra, "mem", json_integer((json_int_t)mem));
+	r = rig_call(g, "vm.launch", extra, fds, 4);
+	vm->id = rig_u64(r, "vm");
+	vm->monitor = (pid_t)rig_u64(r, "pid");
+	(void)snprintf(vm->ref, sizeof(vm->ref), "%llu",
+	    (unsigned long long)vm->id);
+	json_decref(r);
+	(void)close(fds[0]);
+	(void)close(in[0]);
+	(void)close(out[1]);
+	vm->in = fdopen(in[1], "w");
+	vm->out = fdopen(out[0], "r");
+}
+
+/* The guest's next line, without its end; fails the benchmark at the end. */
+static inline void rig_line(struct rig_vm *vm, char *buf, size_t len)
+{
+	if (fgets(buf, (int)len, vm->out) == NULL)
+		rig_fail("the guest ended early");
+	buf[strcspn(buf, "\n")] = '\0';
+}
+
+static inline void rig_end(struct rig *g, struct rig_vm *vm)
+{
+	struct firn_error e;
+	json_t *p = json_pack("{s:s}", "vm", vm->ref);
+	json_t *r = NULL;
+
+	(void)firn_call_json(g->conn, "vm.kill", json_incref(p), NULL, 0, &r,
+	    NULL, NULL, &e);
+	json_decref(r);
+	json_decref(rig_call(g, "vm.wait", p, NULL, 0));
+	(void)fclose(vm->in);
+	(void)fclose(vm->out);
+}
+
+static inline void rig_drop(struct rig *g, uint64_t snapshot)
+{
+	char ref[24];
+
+	(void)snprintf(
+	    ref, sizeof(ref), "%llu", (unsigned long long)snapshot);
+	json_decref(rig_call(g, "snapshot.drop",
+	    json_pack("{s:s}", "snapshot", ref), NULL, 0));
+}
+
+#endif /* TESTS_BENCH_RIG_H */
