@@ -177,7 +177,7 @@ int place_open(struct places *ps, const struct place_view *v,
 	    .npages = v->npages,
 	    .writable = v->kind == PLACE_VIEW_COW};
 	struct place *p;
-	uint32_t nvmas;
+	uint32_t nvmas = 0;
 	int r = check_view(ps, v, &nvmas, e);
 
 	if (r == 0)
