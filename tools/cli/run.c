@@ -176,7 +176,7 @@ static int finish(struct cli *c, const struct args *a, json_t *r)
 		return EX_SIGNAL + c->got_sig;
 	if (json_is_object(report)) {
 		report_print(c, a->name ? a->name : a->words[0], report);
-		return EX_FAULT;
+		return status;
 	}
 	if (strcmp(json_str(r, "reason"), "exit") &&
 	    strcmp(json_str(r, "reason"), "exited"))

@@ -156,7 +156,7 @@ int snap_by_cap(struct broker *b, const struct cap_table *t, int64_t cap,
 		    "the capability does not carry the right to %s",
 		    right_name(rights));
 	if (rc != 0 || c->kind != FIRN_CAP_SNAPSHOT)
-		return err_set(e, -ENOENT, "no such capability");
+		return err_set(e, -EBADF, "no such capability");
 	*out = snap_by_id(b, c->object);
 	if (*out == NULL)
 		return err_set(e, -ENOENT, "no such snapshot");

@@ -78,16 +78,21 @@ static const struct ctl_param vm_fields[] = {SIZE("id", "of the VM"),
 static const struct ctl_param list_results[] = {
     OBJS("vms", "the caller's, oldest first", vm_fields), END};
 
-static const struct ctl_param report_fields[] = {SIZE("rip", "of the fault"),
-    SIZE("address", "that faulted, or 0"), SIZE_OPT("segment", "that was hit"),
-    SIZE_OPT("snapshot", "that was hit"),
-    STR("code", "bytes at rip, hexadecimal"),
-    {.name = "registers", .type = CTL_OBJECT, .doc = "name to integer"},
-    STR("text", "one or more lines"), END};
+static const struct ctl_param report_fields[] = {STR("why", "in one line"),
+    STR("text", "in full"), SIZE_OPT("rip", "of the fault"),
+    SIZE_OPT("address", "that faulted, or 0"),
+    SIZE_OPT("segment", "that was hit"), SIZE_OPT("snapshot", "that was hit"),
+    STR_OPT("code", "bytes at rip, hexadecimal"),
+    {.name = "registers",
+	.type = CTL_OBJECT,
+	.optional = true,
+	.doc = "name to integer"},
+    END};
 static const struct ctl_param wait_results[] = {
     SIZE("status", "as a shell gives it, 0 to 255"),
     STR("reason", "exit, fault, killed or refused"),
-    OBJ_OPT("report", "of a fault", report_fields), END};
+    OBJ_OPT("report", "why, where it was not a plain exit", report_fields),
+    END};
 
 static const struct ctl_param seg_results_fields[] = {SIZE("id", "number"),
     STR("name", "label"), STR("kind", "segment, ro or cow"),
@@ -282,7 +287,8 @@ static const struct ctl_param ev_started[] = {
 static const struct ctl_param ev_exited[] = {SIZE("vm", "id"),
     STR("name", "label"), SIZE("status", "as a shell gives it"),
     STR("reason", "exit, fault, killed or refused"),
-    OBJ_OPT("report", "of a fault", report_fields), END};
+    OBJ_OPT("report", "why, where it was not a plain exit", report_fields),
+    END};
 static const struct ctl_param ev_made[] = {SIZE("snapshot", "id"),
     STR("name", "label"), SIZE("vm", "id"), STR("segment", "label"),
     SIZE("pages", "of it"), END};

@@ -239,34 +239,50 @@ static void vm_bury(struct broker *b, struct bvm *vm)
 	loop_timer_start(&b->sweeper, 0);
 }
 
-static json_t *report_json(const struct bvm *vm)
+/* Where a fault was and what the registers held. */
+static void fault_json(json_t *r, const struct wire_exited *x)
 {
 	static const char *const reg[16] = {"rax", "rbx", "rcx", "rdx", "rsi",
 	    "rdi", "rsp", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
 	    "r15"};
-	const struct wire_exited *x = &vm->end;
 	char code[2 * sizeof(x->code) + 1] = "";
 	uint32_t ncode =
 	    x->ncode < sizeof(x->code) ? x->ncode : sizeof(x->code);
 	json_t *regs = json_object();
-	json_t *r;
 
 	for (uint32_t i = 0; i < ncode; i++)
-		(void)snprintf(code + 2 * i, 3, "%02x", x->code[i]);
+		(void)snprintf(code + (size_t)2 * i, 3, "%02x", x->code[i]);
 	for (int i = 0; i < 16; i++)
 		(void)json_object_set_new(
 		    regs, reg[i], json_integer((json_int_t)x->regs[i]));
 	(void)json_object_set_new(
 	    regs, "rflags", json_integer((json_int_t)x->rflags));
-	r = json_pack("{s:I,s:I,s:s,s:o,s:s}", "rip", (json_int_t)x->rip,
-	    "address", (json_int_t)x->address, "code", code, "registers", regs,
-	    "text", vm->report != NULL ? vm->report : "");
-	if (r != NULL && x->segment != UINT32_MAX)
+	(void)json_object_set_new(r, "rip", json_integer((json_int_t)x->rip));
+	(void)json_object_set_new(
+	    r, "address", json_integer((json_int_t)x->address));
+	(void)json_object_set_new(r, "code", json_string(code));
+	(void)json_object_set_new(r, "registers", regs);
+	if (x->segment != UINT32_MAX)
 		(void)json_object_set_new(
 		    r, "segment", json_integer(x->segment));
-	if (r != NULL && x->snapshot != 0)
+	if (x->snapshot != 0)
 		(void)json_object_set_new(
 		    r, "snapshot", json_integer((json_int_t)x->snapshot));
+}
+
+static json_t *report_json(const struct bvm *vm)
+{
+	static const char prefix[] = "guest ended: ";
+	const char *why = vm->report;
+	json_t *r = json_object();
+
+	if (strncmp(why, prefix, sizeof(prefix) - 1) == 0)
+		why += sizeof(prefix) - 1;
+	(void)json_object_set_new(
+	    r, "why", json_stringn(why, strcspn(why, "\n")));
+	(void)json_object_set_new(r, "text", json_string(vm->report));
+	if (vm->end.reason == WIRE_EXIT_FAULT)
+		fault_json(r, &vm->end);
 	return r;
 }
 
@@ -570,11 +586,11 @@ static void link_ready(void *arg, int fd, uint32_t events)
 
 		reserve_close(b);
 		rc = wire_recv(fd, &b->packet);
-		if (rc == 1)
-			on_packet(b, vm, &b->packet);
-		if (rc == 1)
-			wire_close_fds(&b->packet);
 		reserve_open(b);
+		if (rc == 1) {
+			on_packet(b, vm, &b->packet);
+			wire_close_fds(&b->packet);
+		}
 		if (rc == -EAGAIN || rc == -EINTR)
 			return;
 		if (rc != 1)
