@@ -124,7 +124,8 @@ void layers_reap(struct broker *b)
 	const uint32_t max = sizeof(b->reap_fd) / sizeof(b->reap_fd[0]);
 	int fd;
 
-	if (b->reaping)
+	/* At the very end there are no workers: layer_set_free() closes. */
+	if (b->reaping || b->pool == NULL)
 		return;
 	b->nreap = 0;
 	while (b->nreap < max && (fd = layer_reap_take(b->layers)) >= 0)

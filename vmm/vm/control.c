@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -225,6 +226,17 @@ static int check_map(struct vm *vm, const struct wire_map *q, struct err *e)
 	return check_name(q->name, e);
 }
 
+/* A view for which nobody chose a name gets the first that is free; more names
+ * are tried than there can be places. */
+static void choose_name(struct vm *vm, char *name)
+{
+	for (uint32_t i = 1; i <= PLACES_MAX + 1 && name[0] == '\0'; i++) {
+		(void)snprintf(name, FIRN_NAME_MAX, "view%u", i);
+		if (places_by_name(vm->places, name) != NULL)
+			name[0] = '\0';
+	}
+}
+
 static int open_view(struct vm *vm, const struct wire_map *q,
     struct place_info *info, struct err *e)
 {
@@ -262,6 +274,8 @@ static int do_map(struct vm *vm, struct err *e)
 	keep_layers(vm, 1);
 	if (r == 0)
 		r = check_map(vm, &q, e);
+	if (r == 0)
+		choose_name(vm, q.name);
 	if (r == 0)
 		r = open_view(vm, &q, &info, e);
 	control_drop_layers(vm);
