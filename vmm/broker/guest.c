@@ -196,6 +196,10 @@ static void g_derive(
 	if (take(&a, b, pk, &g, sizeof(g)) != 0)
 		return;
 	cap = cap_derive(&vm->caps, g.cap, g.rights);
+	if (cap == -ENOENT)
+		cap = -EBADF;
+	if (cap == -EPERM)
+		cap = -EACCES;
 	if (cap < 0) {
 		asker_fail(b, &a,
 		    (err_set(&e, (int)cap, "cannot derive: %s", strerror(-cap)),
@@ -218,7 +222,7 @@ static void g_drop(
 		return;
 	if (cap_lookup(&vm->caps, g.cap, 0, &c) != 0) {
 		asker_fail(
-		    b, &a, (err_set(&e, -ENOENT, "no such capability"), &e));
+		    b, &a, (err_set(&e, -EBADF, "no such capability"), &e));
 		return;
 	}
 	cap_end(b, &vm->caps, g.cap);

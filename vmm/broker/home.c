@@ -152,7 +152,7 @@ int snap_by_cap(struct broker *b, const struct cap_table *t, int64_t cap,
 	int rc = cap_lookup(t, cap, rights, &c);
 
 	if (rc == -ST_PERM)
-		return err_set(e, -EPERM,
+		return err_set(e, -EACCES,
 		    "the capability does not carry the right to %s",
 		    right_name(rights));
 	if (rc != 0 || c->kind != FIRN_CAP_SNAPSHOT)

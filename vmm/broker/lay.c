@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -479,6 +480,21 @@ static void lay_send(struct lay_op *op)
 		lay_free(op);
 }
 
+/* A view that nobody named is called after its snapshot. */
+static void name_view(struct broker *b, struct lay_req *r)
+{
+	struct bvm *vm = vm_by_id(b, r->vm);
+
+	if (r->name[0] != '\0' || vm == NULL)
+		return;
+	for (unsigned i = 1; i <= WIRE_SEGMENTS_MAX; i++) {
+		(void)snprintf(r->name, sizeof(r->name), "s%" PRIu64 ".%u",
+		    r->snap->id, i);
+		if (place_find(vm, r->name, NULL) == NULL)
+			return;
+	}
+}
+
 void lay(struct broker *b, struct asker a, const struct lay_req *r)
 {
 	struct lay_op *op = calloc(1, sizeof(*op));
@@ -498,6 +514,7 @@ void lay(struct broker *b, struct asker a, const struct lay_req *r)
 	op->copied.fd = -1;
 	op->begin_ns = now_ns();
 	(void)snap_hold(r->snap);
+	name_view(b, &op->r);
 	lay_base(b, r->snap, &op->base);
 	c.nleaves = (op->base.npages + LEAF_NPAGES - 1) / LEAF_NPAGES;
 	c.extents = calloc(c.nleaves, sizeof(*c.extents));
