@@ -10,14 +10,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/fuzz/fuzz.h"
 #include "vmm/core/fdmsg.h"
 #include "vmm/ctl/ctl.h"
 
 #define PIECE     4096
 #define HELD_MAX  256
 #define ROUND_MAX 1000
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 struct fuzz {
 	struct ctl_req *held[HELD_MAX];

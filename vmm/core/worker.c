@@ -16,10 +16,12 @@ struct work_queue {
 };
 
 struct worker_pool {
-	pthread_mutex_t lock; /* todo, finished, stopping */
+	pthread_mutex_t lock; /* todo, finished, running, stopping */
 	pthread_cond_t wake;
 	struct work_queue todo;
 	struct work_queue finished;
+	struct work *running[WORKER_THREADS_MAX]; /* a thread's own place */
+	unsigned nplaces;
 	bool stopping;
 	int efd; /* readable when finished is not empty */
 	struct loop_io *io;
@@ -55,20 +57,24 @@ static struct work *queue_take(struct work_queue *q)
 static void *worker_main(void *arg)
 {
 	struct worker_pool *p = arg;
+	struct work **mine;
 	struct work *w;
 
 	(void)pthread_mutex_lock(&p->lock);
+	mine = &p->running[p->nplaces++];
 	for (;;) {
 		while ((w = queue_take(&p->todo)) == NULL && !p->stopping)
 			(void)pthread_cond_wait(&p->wake, &p->lock);
 		if (w == NULL)
 			break;
+		*mine = w;
 		(void)pthread_mutex_unlock(&p->lock);
 		if (!worker_cancelled(w)) {
 			w->ran = true;
 			w->fn(w);
 		}
 		(void)pthread_mutex_lock(&p->lock);
+		*mine = NULL;
 		queue_put(&p->finished, w);
 		/* Cannot fail: the counter does not come near its limit. */
 		(void)eventfd_write(p->efd, 1);
@@ -114,6 +120,9 @@ static void stop_threads(struct worker_pool *p)
 	p->stopping = true;
 	for (struct work *w = p->todo.head; w != NULL; w = w->next)
 		worker_cancel(w);
+	for (unsigned i = 0; i < p->nplaces; i++)
+		if (p->running[i] != NULL)
+			worker_cancel(p->running[i]);
 	(void)pthread_cond_broadcast(&p->wake);
 	(void)pthread_mutex_unlock(&p->lock);
 	for (unsigned i = 0; i < p->nthreads; i++)
