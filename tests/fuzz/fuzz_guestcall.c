@@ -108,6 +108,12 @@ struct rig {
 
 static void rig_init(struct rig *t)
 {
+	struct as_memory m = {
+	    .tables_gpa = TABLES_OFF,
+	    .ntables = (SYS_LEN - TABLES_OFF) / PAGE_SIZE,
+	    .ram_gpa = GMEM_RAM_GPA,
+	    .ram_npages = RAM_LEN / PAGE_SIZE,
+	};
 	struct guest *g = &t->g;
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
@@ -132,9 +138,8 @@ static void rig_init(struct rig *t)
 	pthread_mutex_init(&g->lock, NULL);
 	pthread_mutex_init(&g->files_lock, NULL);
 	FUZZ_CHECK(files_init(g) == 0);
-	FUZZ_CHECK(as_init(&g->as, &g->as_ops, g->sys + TABLES_OFF, TABLES_OFF,
-		       (SYS_LEN - TABLES_OFF) / PAGE_SIZE, g->ram_gpa,
-		       RAM_LEN / PAGE_SIZE) == 0);
+	m.tables = g->sys + TABLES_OFF;
+	FUZZ_CHECK(as_init(&g->as, &g->as_ops, &m) == 0);
 	FUZZ_CHECK(as_map_fixed(&g->as, DATA_VA, 64 * PAGE_SIZE, AS_R | AS_W,
 		       false) == 0);
 	g->as.brk_start = g->as.brk = DATA_VA + 64 * PAGE_SIZE;

@@ -70,7 +70,7 @@ static int run_dir(const char *dir)
 	while ((e = readdir(d)) != NULL) {
 		if (e->d_name[0] == '.')
 			continue;
-		snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
+		(void)snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
 		bad |= run_file(path);
 	}
 	closedir(d);
@@ -97,7 +97,7 @@ int main(int argc, char **argv)
 	for (int i = 1; i < argc; i++)
 		bad |= run_path(argv[i]);
 	if (argc == 1) {
-		snprintf(path, sizeof(path), "tests/fuzz/corpus/%s",
+		(void)snprintf(path, sizeof(path), "tests/fuzz/corpus/%s",
 		    name != NULL ? name + 1 : argv[0]);
 		bad = run_path(path);
 	}

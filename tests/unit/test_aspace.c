@@ -76,14 +76,20 @@ static struct as_ops fake_ops(struct fake *f)
 
 static void fake_init(struct fake *f, const struct as_ops *ops)
 {
+	struct as_memory m = {
+	    .tables_gpa = TABLES_GPA,
+	    .ntables = NTABLES,
+	    .ram_gpa = RAM_GPA,
+	    .ram_npages = RAM_NPAGES,
+	};
+
 	memset(f, 0, sizeof(*f));
 	f->ram = calloc(RAM_NPAGES, PAGE_SIZE);
 	f->tables = calloc(NTABLES, PAGE_SIZE);
 	assert_non_null(f->ram);
 	assert_non_null(f->tables);
-	assert_int_equal(as_init(&f->as, ops, f->tables, TABLES_GPA, NTABLES,
-			     RAM_GPA, RAM_NPAGES),
-	    0);
+	m.tables = f->tables;
+	assert_int_equal(as_init(&f->as, ops, &m), 0);
 }
 
 static void fake_fini(struct fake *f)

@@ -229,7 +229,7 @@ static int make_plan(const Elf64_Ehdr *h, const Elf64_Phdr *ph,
 
 int elf_read(int fd, uint64_t mem_npages, struct elf_plan *out, struct err *e)
 {
-	Elf64_Phdr ph[ELF_PHDRS_MAX];
+	Elf64_Phdr ph[ELF_PHDRS_MAX] = {0};
 	Elf64_Ehdr h;
 	struct stat st;
 	uint64_t len;

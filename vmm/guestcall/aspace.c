@@ -58,13 +58,12 @@ static uint64_t prot_bits(uint32_t prot)
 	       (prot & AS_X ? 0 : PTE_NX);
 }
 
-int as_init(struct aspace *as, const struct as_ops *ops, void *tables,
-    uint64_t tables_gpa, uint32_t ntables, uint64_t ram_gpa,
-    uint64_t ram_npages)
+int as_init(
+    struct aspace *as, const struct as_ops *ops, const struct as_memory *m)
 {
-	*as = (struct aspace){.ops = ops, .ram_gpa = ram_gpa};
-	pg_init(&as->pg, tables, tables_gpa, ntables);
-	return frames_init(&as->frames, ram_npages);
+	*as = (struct aspace){.ops = ops, .ram_gpa = m->ram_gpa};
+	pg_init(&as->pg, m->tables, m->tables_gpa, m->ntables);
+	return frames_init(&as->frames, m->ram_npages);
 }
 
 void as_fini(struct aspace *as)

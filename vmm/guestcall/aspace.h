@@ -78,10 +78,18 @@ struct aspace {
 	uint64_t brk;
 };
 
-/* (tables) of (ntables) zeroed pages at (tables_gpa). -ENOMEM. */
-int as_init(struct aspace *as, const struct as_ops *ops, void *tables,
-    uint64_t tables_gpa, uint32_t ntables, uint64_t ram_gpa,
-    uint64_t ram_npages);
+/* What an address space is made of. */
+struct as_memory {
+	void *tables; /* zeroed pages for tables */
+	uint64_t tables_gpa;
+	uint32_t ntables;
+	uint64_t ram_gpa; /* segment 0 */
+	uint64_t ram_npages;
+};
+
+/* -ENOMEM. */
+int as_init(
+    struct aspace *as, const struct as_ops *ops, const struct as_memory *m);
 void as_fini(struct aspace *as);
 
 /*

@@ -113,11 +113,12 @@ int file_install(struct guest *g, struct guest_file *f, uint64_t min)
 	pthread_mutex_lock(&g->files_lock);
 	while (fd < GUEST_FILES_MAX && g->file[fd])
 		fd++;
-	if (fd < GUEST_FILES_MAX)
+	if (fd < GUEST_FILES_MAX) {
 		g->file[fd] = f;
-	pthread_mutex_unlock(&g->files_lock);
-	if (fd < GUEST_FILES_MAX)
+		pthread_mutex_unlock(&g->files_lock);
 		return (int)fd;
+	}
+	pthread_mutex_unlock(&g->files_lock);
 	file_put(g, f);
 	return -EMFILE;
 }
@@ -319,12 +320,17 @@ static int check_runs(const struct guest_file *f, const uint64_t *layer_npages)
 
 static int check_snap(const struct guest_file *f)
 {
-	uint64_t *npages AUTO_FREE = calloc(f->nlayers + 1, sizeof(*npages));
-	int r = npages ? 0 : -ENOMEM;
+	uint64_t *npages = calloc(f->nlayers + 1, sizeof(*npages));
+	int r = 0;
 
+	if (npages == NULL)
+		return -ENOMEM;
 	for (uint32_t i = 0; i < f->nlayers && r == 0; i++)
 		r = check_layer(f->layer[i], &npages[i]);
-	return r < 0 ? r : check_runs(f, npages);
+	if (r == 0)
+		r = check_runs(f, npages);
+	free(npages);
+	return r;
 }
 
 /* Turn the broker's answer into (f); it keeps the layers. */
@@ -358,38 +364,43 @@ static int take_opened(
 	return check_snap(f);
 }
 
+/* (name) is FIRN_NAME_MAX bytes, NUL-padded. */
 static int ask_open(struct guest *g, const char *name, struct guest_file *f)
 {
-	char payload[FIRN_NAME_MAX] = {0};
-	struct wire_packet *p AUTO_FREE = malloc(sizeof(*p));
+	struct wire_packet *p = malloc(sizeof(*p));
 	uint32_t n = SNAP_LAYERS;
 	int r;
 
 	f->layer = calloc(SNAP_LAYERS, sizeof(*f->layer));
-	if (!p || !f->layer)
+	if (p == NULL || f->layer == NULL) {
+		free(p);
 		return -ENOMEM;
-	memcpy(payload, name, strlen(name));
-	r = g->env.ops.ask(g->env.ops.ctx, WIRE_G_OPEN, payload,
-	    sizeof(payload), p, f->layer, &n);
-	if (r < 0)
-		return r;
-	f->nlayers = n;
-	r = p->m.status < 0 ? (int)p->m.status : take_opened(f, p, n);
-	wire_close_fds(p);
+	}
+	r = g->env.ops.ask(
+	    g->env.ops.ctx, WIRE_G_OPEN, name, FIRN_NAME_MAX, p, f->layer, &n);
+	if (r == 0) {
+		f->nlayers = n;
+		r = p->m.status < 0 ? (int)p->m.status : take_opened(f, p, n);
+		wire_close_fds(p);
+	}
+	free(p);
 	return r;
 }
 
 int file_open_snap(struct guest *g, const char *name)
 {
+	char padded[FIRN_NAME_MAX] = {0};
+	size_t len = strnlen(name, FIRN_NAME_MAX);
 	struct guest_file *f;
 	int r;
 
-	if (name[0] == '\0' || strlen(name) >= FIRN_NAME_MAX)
+	if (len == 0 || len == FIRN_NAME_MAX)
 		return -ENOENT;
+	memcpy(padded, name, len);
 	f = file_new();
 	if (!f)
 		return -ENOMEM;
-	r = ask_open(g, name, f);
+	r = ask_open(g, padded, f);
 	if (r < 0) {
 		file_free(f);
 		return r;

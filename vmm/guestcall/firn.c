@@ -27,38 +27,46 @@ static int get_name(
 	return n == 0 && !optional ? -EINVAL : 0;
 }
 
-/*
- * Ask the broker and put the first (len) bytes of its answer at (out), unless
- * that is 0. The answer's status, or an error.
- */
-static int64_t ask_packet(struct guest_call *c, uint16_t type,
-    const void *payload, uint32_t payload_len, struct wire_packet *p, void *out,
-    uint32_t len)
+/* What is asked of the broker, and where the beginning of its answer goes. */
+struct question {
+	uint16_t type;
+	const void *payload;
+	uint32_t payload_len;
+	void *out;
+	uint32_t out_len;
+};
+
+/* The answer's status, or an error. */
+static int64_t ask_packet(
+    struct guest_call *c, const struct question *q, struct wire_packet *p)
 {
 	const struct guest_ops *ops = &c->g->env.ops;
-	int r = ops->ask(ops->ctx, type, payload, payload_len, p, NULL, NULL);
+	int r = ops->ask(
+	    ops->ctx, q->type, q->payload, q->payload_len, p, NULL, NULL);
 
 	if (r < 0)
 		return r;
 	if (p->m.status < 0)
 		return p->m.status;
-	if (p->m.len < len)
+	if (p->m.len < q->out_len)
 		return -EPROTO;
-	if (len)
-		memcpy(out, p->payload, len);
+	if (q->out_len > 0)
+		memcpy(q->out, p->payload, q->out_len);
 	return p->m.status;
 }
 
 static int64_t ask(struct guest_call *c, uint16_t type, const void *payload,
     uint32_t payload_len, void *out, uint32_t len)
 {
-	struct wire_packet *p AUTO_FREE = calloc(1, sizeof(*p));
+	const struct question q = {type, payload, payload_len, out, len};
+	struct wire_packet *p = calloc(1, sizeof(*p));
 	int64_t r;
 
-	if (!p)
+	if (p == NULL)
 		return -ENOMEM;
-	r = ask_packet(c, type, payload, payload_len, p, out, len);
+	r = ask_packet(c, &q, p);
 	wire_close_fds(p);
+	free(p);
 	return r;
 }
 
@@ -159,7 +167,7 @@ static int64_t segment_job(struct guest_call *c, int (*fn)(void *arg),
     const char *name, uint64_t size, uint64_t out)
 {
 	struct make_job j = {.g = c->g, .name = name, .size = size};
-	struct firn_segment s;
+	struct firn_segment s = {0};
 	int r = c->g->env.ops.on_control(c->g->env.ops.ctx, fn, &j);
 
 	if (r < 0)
@@ -200,7 +208,7 @@ static int64_t do_segment_find(struct guest_call *c)
 static int64_t freeze(struct guest_call *c, uint16_t type)
 {
 	struct wire_gfreeze q = {.id = (uint32_t)c->a[0]};
-	struct firn_frozen out;
+	struct firn_frozen out = {0};
 	int r = get_name(c, c->a[1], true, q.name);
 
 	if (c->a[0] > UINT32_MAX)
@@ -230,7 +238,7 @@ static int64_t do_map(struct guest_call *c)
 	    .cap = (uint32_t)c->a[0],
 	    .mode = (uint32_t)c->a[1],
 	};
-	struct firn_segment s;
+	struct firn_segment s = {0};
 	int64_t r;
 
 	if (c->a[0] > INT32_MAX)
@@ -296,7 +304,7 @@ static int64_t do_lookup(struct guest_call *c)
 static int64_t do_describe(struct guest_call *c)
 {
 	struct wire_gcap q = {.cap = (uint32_t)c->a[0]};
-	struct firn_cap_info out;
+	struct firn_cap_info out = {0};
 
 	if (c->a[0] > INT32_MAX)
 		return -EBADF;
@@ -334,33 +342,47 @@ static int64_t give_extents(struct guest_call *c, struct wire_packet *p,
     const struct firn_pages *pages, uint64_t max)
 {
 	int fd AUTO_CLOSE = wire_take_fd(p, 0);
-	void *data AUTO_FREE = NULL;
+	void *data = NULL;
 	size_t len = 0;
 	int r = 0;
 
 	if (fd >= 0)
 		r = wire_slurp(fd,
 		    FIRN_EXTENTS_MAX * sizeof(struct firn_extent), &data, &len);
-	if (r < 0)
-		return r;
 	if (len > max * sizeof(struct firn_extent))
 		len = max * sizeof(struct firn_extent);
-	if (len && guest_copy_out(c->g, c->a[3], data, len) < 0)
-		return -EFAULT;
-	return give(c, c->a[5], pages, sizeof(*pages), 0);
+	if (r == 0 && len > 0)
+		r = guest_copy_out(c->g, c->a[3], data, len);
+	free(data);
+	return r < 0 ? r : give(c, c->a[5], pages, sizeof(*pages), 0);
+}
+
+static int64_t ask_diff(struct guest_call *c, const struct wire_gdiff *d)
+{
+	struct firn_pages pages = {0};
+	const struct question q = {
+	    WIRE_G_DIFF, d, sizeof(*d), &pages, sizeof(pages)};
+	struct wire_packet *p = calloc(1, sizeof(*p));
+	int64_t r;
+
+	if (p == NULL)
+		return -ENOMEM;
+	r = ask_packet(c, &q, p);
+	if (r >= 0)
+		r = give_extents(c, p, &pages, d->max);
+	wire_close_fds(p);
+	free(p);
+	return r;
 }
 
 static int64_t do_diff(struct guest_call *c)
 {
-	struct wire_gdiff q = {
+	const struct wire_gdiff d = {
 	    .a = (uint32_t)c->a[0],
 	    .b = (uint32_t)c->a[1],
 	    .flags = (uint32_t)c->a[2],
 	    .max = (uint32_t)c->a[4],
 	};
-	struct wire_packet *p AUTO_FREE = NULL;
-	struct firn_pages pages;
-	int64_t r;
 
 	if (c->a[0] > INT32_MAX || c->a[1] > INT32_MAX)
 		return -EBADF;
@@ -368,14 +390,7 @@ static int64_t do_diff(struct guest_call *c)
 		return -EINVAL;
 	if (c->a[4] > FIRN_EXTENTS_MAX)
 		return -E2BIG;
-	p = calloc(1, sizeof(*p));
-	if (!p)
-		return -ENOMEM;
-	r = ask_packet(c, WIRE_G_DIFF, &q, sizeof(q), p, &pages, sizeof(pages));
-	if (r >= 0)
-		r = give_extents(c, p, &pages, c->a[4]);
-	wire_close_fds(p);
-	return r;
+	return ask_diff(c, &d);
 }
 
 struct dirty_job {
@@ -436,17 +451,19 @@ static uint64_t to_extents(
 static int64_t give_dirty(struct guest_call *c, const struct dirty_job *j)
 {
 	uint64_t max = c->a[4];
-	struct firn_extent *buf AUTO_FREE = calloc(max + 1, sizeof(*buf));
+	struct firn_extent *buf = calloc(max + 1, sizeof(*buf));
 	struct firn_pages pages = {.pages = j->pages};
 	uint64_t n;
+	int r = 0;
 
-	if (!buf)
+	if (buf == NULL)
 		return -ENOMEM;
 	pages.nextents = to_extents(j, buf, max);
 	n = pages.nextents < max ? pages.nextents : max;
-	if (n && guest_copy_out(c->g, c->a[3], buf, n * sizeof(*buf)) < 0)
-		return -EFAULT;
-	return give(c, c->a[5], &pages, sizeof(pages), 0);
+	if (n > 0)
+		r = guest_copy_out(c->g, c->a[3], buf, n * sizeof(*buf));
+	free(buf);
+	return r < 0 ? r : give(c, c->a[5], &pages, sizeof(pages), 0);
 }
 
 static int64_t do_dirty(struct guest_call *c)

@@ -44,6 +44,7 @@
 #define FLAGS_MASK 0x47700ULL
 
 #define VECTOR_DF  8u
+#define VECTOR_GP  13u
 #define VECTOR_PF  14u
 #define PF_WRITE   2u
 #define PF_EXEC    16u
@@ -64,66 +65,64 @@ void guest_leave(struct guest *g)
 	gate_leave(g->env.gate);
 }
 
-enum copy_dir { COPY_IN, COPY_OUT, COPY_STORE };
+/* Into (in), else out of (out). */
+struct copy {
+	unsigned char *in;
+	const unsigned char *out;
+	uint32_t access; /* enum as_prot: what the program must be allowed */
+};
 
-/* One stretch of memory that is contiguous for the guest. */
-static int copy_step(struct guest *g, void *buf, uint64_t va, uint64_t len,
-    enum copy_dir dir, uint64_t *done)
+/* One stretch of memory that is contiguous for the guest: its length. */
+static int64_t copy_step(
+    struct guest *g, const struct copy *c, uint64_t va, uint64_t len)
 {
 	uint64_t room;
 	uint64_t gpa;
-	int r =
-	    as_resolve(&g->as, va, dir == COPY_OUT ? AS_W : AS_R, &gpa, &room);
+	int r = as_resolve(&g->as, va, c->access, &gpa, &room);
 
 	if (r < 0)
 		return -EFAULT;
-	*done = len < room ? len : room;
-	if (dir == COPY_IN)
-		r = gmem_read(g->env.gmem, gpa, buf, *done);
+	len = len < room ? len : room;
+	if (c->out == NULL)
+		r = gmem_read(g->env.gmem, gpa, c->in, len);
 	else
-		r = gmem_write(g->env.gmem, gpa, buf, *done);
-	return r < 0 ? -EFAULT : 0;
+		r = gmem_write(g->env.gmem, gpa, c->out, len);
+	return r < 0 ? -EFAULT : (int64_t)len;
 }
 
-static int copy(
-    struct guest *g, void *buf, uint64_t va, uint64_t len, enum copy_dir dir)
+static int copy(struct guest *g, struct copy c, uint64_t va, uint64_t len)
 {
-	unsigned char *p = buf;
-	uint64_t n;
-	int r = 0;
+	int64_t n = 0;
 
 	guest_enter(g);
-	while (len > 0 && r == 0) {
-		r = copy_step(g, p, va, len, dir, &n);
-		if (r < 0)
+	while (len > 0 && n >= 0) {
+		n = copy_step(g, &c, va, len);
+		if (n < 0)
 			break;
-		p += n;
-		va += n;
-		len -= n;
+		if (c.out == NULL)
+			c.in += n;
+		else
+			c.out += n;
+		va += (uint64_t)n;
+		len -= (uint64_t)n;
 	}
 	guest_leave(g);
-	return r;
+	return n < 0 ? (int)n : 0;
 }
 
 int guest_copy_in(struct guest *g, void *buf, uint64_t va, uint64_t len)
 {
-	return copy(g, buf, va, len, COPY_IN);
-}
-
-/* copy() takes one pointer for both ways and does not write through it here. */
-static void *unconst(const void *p)
-{
-	return (void *)(uintptr_t)p;
+	return copy(g, (struct copy){.in = buf, .access = AS_R}, va, len);
 }
 
 int guest_copy_out(struct guest *g, uint64_t va, const void *buf, uint64_t len)
 {
-	return copy(g, unconst(buf), va, len, COPY_OUT);
+	return copy(g, (struct copy){.out = buf, .access = AS_W}, va, len);
 }
 
 int guest_store(struct guest *g, uint64_t va, const void *buf, uint64_t len)
 {
-	return copy(g, unconst(buf), va, len, COPY_STORE);
+	return copy(g, (struct copy){.out = buf, .access = AS_R}, va, len);
 }
 
 int guest_copy_str(struct guest *g, char *buf, uint64_t va, uint32_t max)
@@ -252,15 +251,17 @@ static void fill_tss(struct guest *g, uint32_t cpu)
 static void fill_idt(struct guest *g)
 {
 	for (uint32_t v = 0; v < KERNEL_NTRAPS; v++) {
-		uint64_t at = KERNEL_VA + SYS_TRAPS + v * KERNEL_TRAP_LEN;
+		uint64_t at =
+		    KERNEL_VA + SYS_TRAPS + (uint64_t)v * KERNEL_TRAP_LEN;
 		/* The program itself may raise #BP and #OF. */
 		uint64_t dpl = v == 3 || v == 4 ? 3 : 0;
 		uint64_t ist = v == VECTOR_DF ? 1 : 0;
+		uint64_t gate = SYS_IDT + (uint64_t)v * 16;
 
-		put64(g, SYS_IDT + 16 * v,
+		put64(g, gate,
 		    (at & 0xffff) | (uint64_t)SEL_KERNEL_CS << 16 | ist << 32 |
 			(0x8eULL | dpl << 5) << 40 | (at >> 16 & 0xffff) << 48);
-		put64(g, SYS_IDT + 16 * v + 8, at >> 32);
+		put64(g, gate + 8, at >> 32);
 	}
 }
 
@@ -274,9 +275,9 @@ static void map_kernel(struct guest *g, uint32_t off, uint64_t bits)
 static void fill_sys(struct guest *g)
 {
 	memcpy(g->sys + SYS_TRAPS, kernel_traps,
-	    (size_t)(kernel_traps_end - kernel_traps));
+	    (uintptr_t)kernel_traps_end - (uintptr_t)kernel_traps);
 	memcpy(g->sys + SYS_STUB, kernel_syscall,
-	    (size_t)(kernel_syscall_end - kernel_syscall));
+	    (uintptr_t)kernel_syscall_end - (uintptr_t)kernel_syscall);
 	fill_gdt(g);
 	fill_idt(g);
 	map_kernel(g, SYS_GDT, PTE_W | PTE_NX);
@@ -308,6 +309,7 @@ static int add_sys_bank(struct guest *g, struct err *e)
 static int start_aspace(struct guest *g, struct err *e)
 {
 	struct place_info info;
+	struct as_memory m;
 	int r;
 
 	g->ram = places_by_id(g->env.places, 0);
@@ -316,8 +318,14 @@ static int start_aspace(struct guest *g, struct err *e)
 	place_info(g->ram, &info);
 	g->ram_gpa = info.gpa;
 	g->ram_len = info.npages * PAGE_SIZE;
-	r = as_init(&g->as, &g->as_ops, g->sys + SYS_TABLES,
-	    GMEM_SYS_GPA + SYS_TABLES, SYS_NTABLES, g->ram_gpa, info.npages);
+	m = (struct as_memory){
+	    .tables = g->sys + SYS_TABLES,
+	    .tables_gpa = GMEM_SYS_GPA + SYS_TABLES,
+	    .ntables = SYS_NTABLES,
+	    .ram_gpa = g->ram_gpa,
+	    .ram_npages = info.npages,
+	};
+	r = as_init(&g->as, &g->as_ops, &m);
 	if (r < 0)
 		return err_set(e, r, "guest: no memory for its frame table");
 	fill_sys(g);
@@ -389,7 +397,7 @@ int guest_load(struct guest *g, int elf_fd, char *const argv[],
 	    .lstar = KERNEL_VA + SYS_STUB,
 	    .fmask = FLAGS_MASK,
 	};
-	return load_program(g, elf_fd, argv, envp, &start->rip, &start->rsp, e);
+	return load_program(g, elf_fd, argv, envp, start, e);
 }
 
 /* --- what the program does ------------------------------------------------ */
@@ -407,8 +415,7 @@ static const char *const trap_names[KERNEL_NTRAPS] = {
     [10] = "invalid TSS (#TS)",
     [11] = "segment not present (#NP)",
     [12] = "stack fault (#SS)",
-    [13] = "general protection fault (#GP): a privileged instruction or a "
-	   "non-canonical address",
+    [13] = "general protection fault (#GP)",
     [14] = "page fault (#PF)",
     [16] = "floating-point error (#MF)",
     [17] = "misaligned access (#AC)",
@@ -499,12 +506,12 @@ static void explain_fault(
 	}
 	if (error == -ENOMEM) {
 		rp->status = 128 + 9;
-		snprintf(rp->why, sizeof(rp->why),
+		(void)snprintf(rp->why, sizeof(rp->why),
 		    "out of memory: segment 0 of %llu KiB is used up",
 		    (unsigned long long)(g->ram_len / 1024));
 		rp->verb = NULL;
 	} else if (error == -ELOOP) {
-		snprintf(rp->why, sizeof(rp->why),
+		(void)snprintf(rp->why, sizeof(rp->why),
 		    "the same page fault again and again");
 		rp->verb = NULL;
 	}
@@ -525,9 +532,12 @@ static enum guest_verdict trap_end(struct guest *g, uint32_t vector,
 		rp.verb = fault_verb(f->error);
 		explain_fault(g, r->cr2, error, &rp);
 	} else {
-		snprintf(rp.why, sizeof(rp.why), "%s%s",
+		(void)snprintf(rp.why, sizeof(rp.why), "%s%s",
 		    trap_names[vector] ? trap_names[vector] : "reserved trap",
-		    f->cs & 3 ? "" : " in the guest kernel");
+		    (f->cs & 3) == 0      ? " in the guest kernel"
+		    : vector == VECTOR_GP ? ": a privileged instruction or a "
+					    "non-canonical address"
+					  : "");
 	}
 	report_fault(g, r, &rp, end);
 	return GUEST_END;
@@ -548,8 +558,8 @@ static enum guest_verdict trap(struct guest *g, uint32_t cpu, uint32_t vector,
 		return trap_end(g, vector, r, &f, error, end);
 	/* On to the `iretq`, past the error code. */
 	r->gpr[RSP] += 8;
-	r->rip =
-	    KERNEL_VA + SYS_TRAPS + vector * KERNEL_TRAP_LEN + KERNEL_OUT_LEN;
+	r->rip = KERNEL_VA + SYS_TRAPS + (uint64_t)vector * KERNEL_TRAP_LEN +
+		 KERNEL_OUT_LEN;
 	r->dirty = true;
 	return GUEST_GO;
 }
@@ -621,7 +631,7 @@ enum guest_verdict guest_doorbell(struct guest *g, uint32_t cpu, uint16_t port,
 	if (port >= KERNEL_PORT_TRAP &&
 	    port < KERNEL_PORT_TRAP + KERNEL_NTRAPS && (r->cs & 3) == 0)
 		return trap(g, cpu, port - KERNEL_PORT_TRAP, r, end);
-	snprintf(rp.why, sizeof(rp.why), "access to I/O port %#x", port);
+	(void)snprintf(rp.why, sizeof(rp.why), "access to I/O port %#x", port);
 	report_fault(g, r, &rp, end);
 	return GUEST_END;
 }
@@ -640,17 +650,17 @@ static void explain_stray(const struct vcpu_exit *x, struct report *rp)
 		break;
 	case VCPU_SHUTDOWN:
 		rp->regs_lost = true;
-		snprintf(rp->why, sizeof(rp->why),
+		(void)snprintf(rp->why, sizeof(rp->why),
 		    "the CPU shut down (triple fault); its registers are lost");
 		break;
 	case VCPU_INTERNAL:
-		snprintf(rp->why, sizeof(rp->why),
+		(void)snprintf(rp->why, sizeof(rp->why),
 		    "KVM cannot execute this instruction here (internal error "
 		    "%u): an access to memory that is not there?",
 		    x->suberror);
 		break;
 	default:
-		snprintf(rp->why, sizeof(rp->why),
+		(void)snprintf(rp->why, sizeof(rp->why),
 		    "KVM gave up: exit reason %u, error %d", x->reason,
 		    x->error);
 		break;

@@ -88,7 +88,7 @@ int guest_store(struct guest *g, uint64_t va, const void *buf, uint64_t len);
 
 /* Load the program and its stack into an empty address space: guest_load(). */
 int load_program(struct guest *g, int fd, char *const argv[],
-    char *const envp[], uint64_t *rip, uint64_t *rsp, struct err *e);
+    char *const envp[], struct cpu_start *start, struct err *e);
 
 /* Inside the gate, with the lock: begin and end to touch the address space. */
 void guest_enter(struct guest *g);

@@ -94,8 +94,9 @@ static int64_t raise_signal(struct guest_call *c, uint64_t sig)
 		return -EINVAL;
 	if (is_ignored(sig))
 		return 0;
-	snprintf(text, sizeof(text), "guest ended: signal %u of its own%s\n",
-	    (unsigned)sig, sig == SIGABRT ? " (abort)" : "");
+	(void)snprintf(text, sizeof(text),
+	    "guest ended: signal %u of its own%s\n", (unsigned)sig,
+	    sig == SIGABRT ? " (abort)" : "");
 	return end_program(c, 128 + (int)sig, text);
 }
 

@@ -481,7 +481,7 @@ static short ready_now(struct guest *g, int64_t fd, short events)
 		return fd < 0 ? 0 : POLLNVAL;
 	p = (struct pollfd){.fd = f->host_fd, .events = events};
 	if (!f->pollable)
-		p.revents = events & (POLLIN | POLLOUT);
+		p.revents = (short)(events & (POLLIN | POLLOUT));
 	else if (poll(&p, 1, 0) < 0)
 		p.revents = 0;
 	file_put(g, f);
@@ -518,7 +518,7 @@ static int only_stream(struct guest *g, const struct pollfd *p, uint32_t n)
 /* poll(fds, n, ms); several files are looked at every few milliseconds. */
 int64_t linux_poll(struct guest_call *c)
 {
-	struct pollfd p[POLL_MAX];
+	struct pollfd p[POLL_MAX] = {0};
 	uint32_t n = (uint32_t)c->a[1];
 	int32_t ms = (int32_t)c->a[2];
 	uint64_t left = ms < 0 ? UINT64_MAX : (uint64_t)ms * MS_NS;
@@ -535,7 +535,7 @@ int64_t linux_poll(struct guest_call *c)
 	while ((ready = poll_once(c->g, p, n)) == 0 && left > 0) {
 		uint64_t wait = n <= 1 || left < step ? left : step;
 
-		r = guest_wait(c->g, fd, n == 1 ? p[0].events : 0, wait);
+		r = guest_wait(c->g, fd, p[0].events, wait);
 		if (r < 0 && r != -EAGAIN)
 			return r;
 		if (r == 0 && left != UINT64_MAX)

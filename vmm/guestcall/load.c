@@ -11,11 +11,11 @@
 
 #include "shared/page/run.h"
 #include "vmm/boot/elf.h"
-#include "vmm/core/cleanup.h"
 
 #define ARGS_LEN_MAX (128u << 10) /* bytes of all strings */
 #define ARGS_MAX     4096u        /* strings */
 #define AUXV_MAX     20u
+#define STACK_SLACK  512u /* fixed strings, alignment */
 
 static uint64_t page_down(uint64_t v)
 {
@@ -58,30 +58,33 @@ static uint32_t area_prot(uint32_t elf)
 	return AS_R | (elf & ELF_W ? AS_W : 0) | (elf & ELF_X ? AS_X : 0);
 }
 
+static int load_one(struct guest *g, int fd, const struct elf_load *l,
+    unsigned char *buf, struct err *e)
+{
+	uint64_t start = page_down(l->va);
+	int r = as_map_fixed(&g->as, start, page_up(l->va + l->memsz) - start,
+	    area_prot(l->prot), false);
+
+	if (r < 0)
+		return err_set(
+		    e, -ENOEXEC, "no memory left for it: give it more");
+	return load_bytes(g, fd, l, buf, e);
+}
+
 static int load_segments(
     struct guest *g, int fd, const struct elf_plan *plan, struct err *e)
 {
-	unsigned char *buf AUTO_FREE = malloc(GUEST_BOUNCE_MAX);
+	unsigned char *buf = malloc(GUEST_BOUNCE_MAX);
+	int r = 0;
 
-	if (!buf)
+	if (buf == NULL)
 		return err_set(e, -ENOMEM, "program: no memory to read it");
-	for (uint32_t i = 0; i < plan->nloads; i++) {
-		const struct elf_load *l = &plan->load[i];
-		uint64_t start = page_down(l->va);
-		int r = as_map_fixed(&g->as, start,
-		    page_up(l->va + l->memsz) - start, area_prot(l->prot),
-		    false);
-
-		if (r < 0)
-			return err_set(
-			    e, -ENOEXEC, "no memory left for it: give it more");
-		r = load_bytes(g, fd, l, buf, e);
-		if (r < 0)
-			return r;
-	}
+	for (uint32_t i = 0; i < plan->nloads && r == 0; i++)
+		r = load_one(g, fd, &plan->load[i], buf, e);
+	free(buf);
 	g->as.brk_start = plan->end;
 	g->as.brk = plan->end;
-	return 0;
+	return r;
 }
 
 /* The top of the stack while it is built, highest first. */
@@ -166,58 +169,71 @@ static uint64_t push_vectors(struct stack *s, const uint64_t *str,
 	return push(s, &argc, 8);
 }
 
-static uint64_t build_stack(struct stack *s, const struct elf_plan *plan,
-    char *const argv[], uint32_t nargs, char *const envp[], uint32_t nenv,
-    uint64_t *str)
+/* The arguments and the environment. */
+struct strings {
+	char *const *argv;
+	char *const *envp;
+	uint32_t nargs;
+	uint32_t nenv;
+	uint64_t bytes;
+	uint64_t *va;             /* where each is, once it was pushed */
+	unsigned char random[16]; /* for AT_RANDOM */
+};
+
+static uint64_t build_stack(
+    struct stack *s, const struct elf_plan *plan, const struct strings *t)
 {
-	unsigned char random[16] = {0};
 	struct auxv x = {.n = 0};
 	uint64_t seed;
 	uint64_t platform;
 	uint64_t name;
 
-	/* As few bytes as these come whole, or not at all before the pool is
-	 * ready, which is long past where KVM runs. */
-	while (getrandom(random, sizeof(random), 0) < 0 && errno == EINTR)
-		;
 	s->at = 16; /* the topmost word stays zero */
 	name = push(s, GUEST_EXE_NAME, sizeof(GUEST_EXE_NAME));
 	platform = push(s, "x86_64", sizeof("x86_64"));
-	seed = push(s, random, sizeof(random));
-	for (uint32_t i = 0; i < nargs; i++)
-		str[i] = push(s, argv[i], strlen(argv[i]) + 1);
-	for (uint32_t i = 0; i < nenv; i++)
-		str[nargs + i] = push(s, envp[i], strlen(envp[i]) + 1);
+	seed = push(s, t->random, sizeof(t->random));
+	for (uint32_t i = 0; i < t->nargs; i++)
+		t->va[i] = push(s, t->argv[i], strlen(t->argv[i]) + 1);
+	for (uint32_t i = 0; i < t->nenv; i++)
+		t->va[t->nargs + i] =
+		    push(s, t->envp[i], strlen(t->envp[i]) + 1);
 	fill_auxv(&x, plan, seed, platform, name);
-	return push_vectors(s, str, nargs, nenv, &x);
+	return push_vectors(s, t->va, t->nargs, t->nenv, &x);
+}
+
+static int store_stack(struct guest *g, const struct elf_plan *plan,
+    struct strings *t, struct stack *s, uint64_t *rsp)
+{
+	int r = as_map_fixed(&g->as, AS_STACK_TOP - AS_STACK_LEN, AS_STACK_LEN,
+	    AS_R | AS_W, true);
+
+	if (r < 0)
+		return r;
+	if (getrandom(t->random, sizeof(t->random), 0) < 0)
+		return -errno;
+	*rsp = build_stack(s, plan, t);
+	return guest_store(
+	    g, AS_STACK_TOP - s->at, s->buf + s->len - s->at, s->at);
 }
 
 static int load_stack(struct guest *g, const struct elf_plan *plan,
-    char *const argv[], char *const envp[], uint64_t *rsp, struct err *e)
+    struct strings *t, uint64_t *rsp, struct err *e)
 {
-	uint64_t bytes = 0;
-	uint32_t nargs;
-	uint32_t nenv;
-	unsigned char *buf AUTO_FREE = NULL;
-	uint64_t *str AUTO_FREE = NULL;
 	struct stack s = {0};
-	int r = count_strings(argv, &nargs, &bytes, e);
+	int r = count_strings(t->argv, &t->nargs, &t->bytes, e);
 
 	if (r == 0)
-		r = count_strings(envp, &nenv, &bytes, e);
+		r = count_strings(t->envp, &t->nenv, &t->bytes, e);
 	if (r < 0)
 		return r;
-	s.len = page_up(
-	    bytes + (nargs + nenv + 2 * AUXV_MAX) * sizeof(uint64_t) + 512);
-	buf = calloc(1, s.len);
-	str = calloc(nargs + nenv + 1, sizeof(*str));
-	if (!buf || !str ||
-	    as_map_fixed(&g->as, AS_STACK_TOP - AS_STACK_LEN, AS_STACK_LEN,
-		AS_R | AS_W, true) < 0)
-		return err_set(e, -ENOMEM, "program: no memory for its stack");
-	s.buf = buf;
-	*rsp = build_stack(&s, plan, argv, nargs, envp, nenv, str);
-	r = guest_store(g, AS_STACK_TOP - s.at, s.buf + s.len - s.at, s.at);
+	s.len = page_up(t->bytes +
+			(t->nargs + t->nenv + 2 * AUXV_MAX) * sizeof(uint64_t) +
+			STACK_SLACK);
+	s.buf = calloc(1, s.len);
+	t->va = calloc(t->nargs + t->nenv + 1, sizeof(*t->va));
+	r = s.buf && t->va ? store_stack(g, plan, t, &s, rsp) : -ENOMEM;
+	free(s.buf);
+	free(t->va);
 	if (r < 0)
 		return err_set(
 		    e, -ENOEXEC, "no memory left for its stack: give it more");
@@ -225,15 +241,16 @@ static int load_stack(struct guest *g, const struct elf_plan *plan,
 }
 
 int load_program(struct guest *g, int fd, char *const argv[],
-    char *const envp[], uint64_t *rip, uint64_t *rsp, struct err *e)
+    char *const envp[], struct cpu_start *start, struct err *e)
 {
+	struct strings t = {.argv = argv, .envp = envp};
 	struct elf_plan plan;
 	int r = elf_read(fd, g->as.frames.npages, &plan, e);
 
 	if (r == 0)
 		r = load_segments(g, fd, &plan, e);
 	if (r == 0)
-		r = load_stack(g, &plan, argv, envp, rsp, e);
-	*rip = r == 0 ? plan.entry : 0;
+		r = load_stack(g, &plan, &t, &start->rsp, e);
+	start->rip = r == 0 ? plan.entry : 0;
 	return r;
 }

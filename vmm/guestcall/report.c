@@ -15,7 +15,7 @@ void report_exit(
 	end->x.reason = WIRE_EXIT_PROGRAM;
 	end->x.segment = UINT32_MAX;
 	end->x.enosys = g->nenosys;
-	snprintf(end->text, sizeof(end->text), "%s", text);
+	(void)snprintf(end->text, sizeof(end->text), "%s", text);
 }
 
 /* Append to (end)'s text what fits. */
@@ -26,7 +26,7 @@ say(struct guest_end *end, const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(end->text + at, sizeof(end->text) - at, fmt, ap);
+	(void)vsnprintf(end->text + at, sizeof(end->text) - at, fmt, ap);
 	va_end(ap);
 }
 
