@@ -24,7 +24,7 @@
 #define CLI_FIRND_END 3000 /* ms that a private firnd has to end in */
 
 /* Exit statuses; those of a guest stand for themselves. */
-enum { EX_OK = 0, EX_FAIL = 1, EX_USAGE = 2, EX_FAULT = 139, EX_SIGNAL = 128 };
+enum { EX_OK = 0, EX_FAIL = 1, EX_USAGE = 2, EX_SIGNAL = 128 };
 
 struct str_list {
 	const char *v[CLI_LIST_MAX];

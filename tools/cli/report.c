@@ -87,6 +87,9 @@ void report_print(const struct cli *c, const char *who, const json_t *report)
 	fputs(": the guest was ended: ", stderr);
 	out_text(stderr, json_str(report, "why"));
 	fputc('\n', stderr);
+	/* A guest that ended itself has no place where it faulted. */
+	if (!json_u64(report, "rip") && !*json_str(report, "code"))
+		return;
 	field(report, "rip", "rip:");
 	field(report, "address", "address:");
 	field(report, "segment", "segment:");
