@@ -115,13 +115,17 @@ refused "map beyond the address space" 1 "" "$FIRN" map v s1 \
 dirty() { "$FIRN" dirty v:data --json "$@"; }
 dirty --cursor a >/dev/null
 dirty --cursor b >/dev/null
+dirty --cursor x --exact >/dev/null
 stamp_round v
-dirty --cursor a --peek --exact | pages_in >"$T/pages"
+refused "a plain cursor asked exactly" 1 "exact" \
+    "$FIRN" dirty v:data --cursor a --exact
+dirty --cursor x --peek --exact | pages_in >"$T/pages"
 works "dirty, peek, exact" diff "$T/round" "$T/pages"
 dirty --cursor a | pages_in >"$T/pages"
 is "dirty misses nothing" \
     "$(sort "$T/round" | comm -23 - <(sort "$T/pages") | wc -l)" 0
-is "dirty advanced" "$(dirty --cursor a --exact | jq .pages)" 0
+dirty --cursor x --exact >/dev/null
+is "dirty advanced" "$(dirty --cursor x --exact | jq .pages)" 0
 dirty --cursor b --peek | pages_in >"$T/pages"
 is "another cursor keeps its own" \
     "$(sort "$T/round" | comm -23 - <(sort "$T/pages") | wc -l)" 0

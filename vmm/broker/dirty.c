@@ -4,8 +4,9 @@
  *
  * A plain cursor is a bitmap that the monitor keeps. An exact one is a page map
  * kept here: the query freezes the place, publishes nothing, and compares the
- * bytes of what differs from that map. A cursor is one or the other for as long
- * as the place exists.
+ * bytes of what differs from that map. A cursor that began plain has no such
+ * map, so it cannot answer exactly, and is not made to: what it would miss
+ * could not be told. One that began exact answers exactly always.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -15,6 +16,26 @@
 #include <unistd.h>
 
 #include "vmm/broker/internal.h"
+
+static struct cursor *cursor_find(struct bplace *p, const char *name)
+{
+	for (uint32_t i = 0; i < CURSORS_MAX; i++)
+		if (strcmp(p->cursor[i].name, name) == 0)
+			return &p->cursor[i];
+	return NULL;
+}
+
+/* The cursor of that name, or a new one; NULL when there is no room. */
+static struct cursor *cursor_take(struct bplace *p, const char *name)
+{
+	struct cursor *c = cursor_find(p, name);
+
+	if (c == NULL)
+		c = cursor_find(p, "");
+	if (c != NULL)
+		(void)snprintf(c->name, sizeof(c->name), "%s", name);
+	return c;
+}
 
 /* --- plain -----------------------------------------------------------------
  */
@@ -157,14 +178,6 @@ struct exact_op {
 	char cursor[FIRN_NAME_MAX];
 };
 
-static struct cursor *cursor_find(struct bplace *p, const char *name)
-{
-	for (uint32_t i = 0; i < CURSORS_EXACT_MAX; i++)
-		if (strcmp(p->cursor[i].name, name) == 0)
-			return &p->cursor[i];
-	return NULL;
-}
-
 static void exact_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
     struct lifted *l, const struct err *why, void *ctx)
 {
@@ -179,20 +192,18 @@ static void exact_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 		free(op);
 		return;
 	}
-	c = cursor_find(p, op->cursor);
+	c = cursor_take(p, op->cursor);
 	if (c == NULL) {
-		c = cursor_find(p, "");
-		if (c == NULL) {
-			map_put(&b->store, &l->map);
-			(void)err_set(&e, -ENOSPC,
-			    "a segment has at most %u exact cursors",
-			    CURSORS_EXACT_MAX);
-			ctl_fail(op->rq, &e);
-			free(op);
-			return;
-		}
-		(void)snprintf(c->name, sizeof(c->name), "%s", op->cursor);
+		map_put(&b->store, &l->map);
+		(void)err_set(&e, -ENOSPC, "a segment has at most %u cursors",
+		    CURSORS_MAX);
+		ctl_fail(op->rq, &e);
+		free(op);
+		return;
+	}
+	if (!c->exact) {
 		c->base = map_get(&b->store, &l->map);
+		c->exact = true;
 	}
 	base = map_get(&b->store, &c->base);
 	if (!op->peek) {
@@ -230,12 +241,15 @@ void op_dirty_query(void *ctx, struct ctl_req *rq)
 	struct bvm *vm = req_vm(b, rq, true);
 	const char *cursor = ctl_str(rq, "cursor");
 	struct err e = {0};
+	struct cursor *c = NULL;
 	struct bplace *p;
 	int rc;
 
 	if (vm == NULL)
 		return;
 	p = place_find(vm, ctl_str(rq, "segment"), &e);
+	if (p != NULL)
+		c = cursor_find(p, cursor);
 	if (p == NULL)
 		rc = e.code;
 	else if (!name_ok(cursor))
@@ -243,8 +257,16 @@ void op_dirty_query(void *ctx, struct ctl_req *rq)
 		    &e, -EINVAL, "'%.64s' is not a name for a cursor", cursor);
 	else if (p->flags & FIRN_SEG_VIEW_RO)
 		rc = err_set(&e, -EPERM, "a read-only view is never written");
-	else if (ctl_bool(rq, "exact") || cursor_find(p, cursor) != NULL)
+	else if (c != NULL && !c->exact && ctl_bool(rq, "exact"))
+		rc = err_set(&e, -EINVAL,
+		    "cursor '%s' began without --exact; begin another one with "
+		    "it",
+		    cursor);
+	else if (ctl_bool(rq, "exact") || (c != NULL && c->exact))
 		rc = exact(b, rq, vm, p, cursor, &e);
+	else if (cursor_take(p, cursor) == NULL)
+		rc = err_set(&e, -ENOSPC, "a segment has at most %u cursors",
+		    CURSORS_MAX);
 	else
 		rc = plain(rq, vm, p, cursor, &e);
 	if (rc != 0)

@@ -78,8 +78,9 @@ static void g_open(
 	struct err e = {0};
 	int32_t cap;
 
-	if (pk->m.len < sizeof(name))
+	if (pk->m.len <= sizeof(name))
 		memcpy(name, pk->payload, pk->m.len);
+	(void)name_of(name);
 	cap = cap_find(&vm->caps, name);
 	if (cap < 0)
 		(void)err_set(&e, -ENOENT, "nothing was given by that name");
@@ -97,8 +98,9 @@ static void g_lookup(
 	int32_t cap;
 	struct err e;
 
-	if (pk->m.len < sizeof(name))
+	if (pk->m.len <= sizeof(name))
 		memcpy(name, pk->payload, pk->m.len);
+	(void)name_of(name);
 	cap = name[0] == '\0' ? -ENOENT : cap_find(&vm->caps, name);
 	if (cap < 0)
 		asker_fail(

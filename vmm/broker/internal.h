@@ -36,7 +36,7 @@
 #define CALLS_MAX         64u  /* unanswered requests to one monitor */
 #define GUEST_CALLS_MAX   64u  /* of one VM, that wait for other work */
 #define LINK_QUEUE_MAX    256u /* packets that wait for a monitor to read */
-#define CURSORS_EXACT_MAX 8u   /* of one place */
+#define CURSORS_MAX       8u   /* of one place */
 #define STEPS_PENDING_MAX 16u  /* of one place */
 #define RUNS_MAX          (4u << 20) /* of one step, one view, one diff */
 #define EXTENTS_INLINE    4096u      /* in a reply; more come as a memfd */
@@ -104,9 +104,11 @@ struct step {
 	bool checked; /* its runs name (layer) by id */
 };
 
+/* Of the clients; a plain one's bits are with the monitor. */
 struct cursor {
 	char name[FIRN_NAME_MAX]; /* "": free */
-	struct map base;
+	bool exact;
+	struct map base; /* of an exact one */
 };
 
 struct bplace {
@@ -121,7 +123,7 @@ struct bplace {
 	struct snap *shown;   /* a view's, held */
 	uint64_t last_snap;   /* parent of the next */
 	struct step *pending; /* oldest first */
-	struct cursor cursor[CURSORS_EXACT_MAX];
+	struct cursor cursor[CURSORS_MAX];
 };
 
 enum vm_state { VM_STARTING, VM_RUNNING, VM_PAUSED, VM_EXITED };

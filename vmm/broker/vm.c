@@ -141,8 +141,8 @@ void place_end(struct broker *b, struct bvm *vm, struct bplace *p)
 	if ((p->flags & FIRN_SEG_VIEW_RO) == 0)
 		bank_release(b, vm, p->npages * PAGE_SIZE);
 	steps_free(b, p);
-	for (uint32_t i = 0; i < CURSORS_EXACT_MAX; i++)
-		if (p->cursor[i].name[0] != '\0')
+	for (uint32_t i = 0; i < CURSORS_MAX; i++)
+		if (p->cursor[i].exact)
 			map_put(&b->store, &p->cursor[i].base);
 	map_put(&b->store, &p->cur);
 	snap_put(b, p->shown);

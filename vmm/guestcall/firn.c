@@ -486,6 +486,8 @@ static int64_t do_dirty(struct guest_call *c)
 	if (c->a[4] > FIRN_EXTENTS_MAX)
 		return -E2BIG;
 	r = get_name(c, c->a[1], false, name);
+	if (r == 0 && name[0] == WIRE_CURSOR_CLIENT[0])
+		return -EINVAL; /* not the guest's to advance */
 	/* An advanced cursor cannot be wound back: look at the buffers first.
 	 */
 	if (r == 0)

@@ -164,6 +164,10 @@ struct wire_opened {
 	uint32_t pad;
 };
 
+/* Cursors of clients begin so, those of the guest never do: neither can take
+ * bits from the other. */
+#define WIRE_CURSOR_CLIENT "@"
+
 struct wire_dirty {
 	uint32_t id;
 	uint32_t flags; /* FIRN_PEEK */
