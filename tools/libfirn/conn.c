@@ -197,9 +197,13 @@ static int send_some(
 	return broken(c, -errno, e);
 }
 
-static int send_all(struct firn *c, char *text, size_t len, const int *fds,
-    size_t nfds, struct firn_error *e)
+static int send_all(struct firn *c, const char *text, size_t len,
+    const int *fds, size_t nfds, struct firn_error *e)
 {
+	union {
+		const char *in;
+		char *out;
+	} t = {.in = text};
 	struct iovec iov;
 	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
 	union control ctl;
@@ -218,7 +222,7 @@ static int send_all(struct firn *c, char *text, size_t len, const int *fds,
 		size_t n;
 		int r;
 
-		iov = (struct iovec){text + off, len - off};
+		iov = (struct iovec){t.out + off, len - off};
 		r = send_some(c, &mh, &n, e);
 		if (r != 0) {
 			/* Half a line was sent: nothing can follow it. */
@@ -256,7 +260,7 @@ int firn_call_async_json(struct firn *c, const char *method, json_t *params,
 		return broken(c, c->broken, e);
 	}
 	msg = json_pack("{s:s, s:I, s:s, s:o}", "jsonrpc", "2.0", "id",
-	    (json_int_t)(c->last_id + 1), "method", method, "params", params);
+	    (json_int_t)c->last_id + 1, "method", method, "params", params);
 	text = msg == NULL ? NULL : json_dumps(msg, JSON_COMPACT);
 	json_decref(msg);
 	if (text == NULL)

@@ -93,7 +93,7 @@ ssize_t fdmsg_recv(int sock, void *buf, size_t len, int *fds, size_t max,
 		err = -EMFILE;
 	else if (mh.msg_flags & MSG_TRUNC)
 		err = -EMSGSIZE;
-	else if (ngot > max)
+	else if (ngot > max || (ngot > 0 && nfds == NULL))
 		err = -E2BIG;
 	if (err != 0) {
 		fdmsg_close_all(got, ngot);

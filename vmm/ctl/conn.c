@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Connections: lines in, queued messages out. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -113,13 +114,13 @@ static json_t *plain_string(const char *s)
 {
 	char clean[CTL_WHY_MAX];
 	json_t *j = json_string(s);
-	size_t i = 0;
 
 	if (j != NULL)
 		return j;
-	for (; s[i] != '\0' && i < sizeof(clean) - 1; i++)
-		clean[i] = (unsigned char)s[i] < 0x80 ? s[i] : '?';
-	clean[i] = '\0';
+	(void)snprintf(clean, sizeof(clean), "%s", s);
+	for (char *p = clean; *p != '\0'; p++)
+		if (*p & 0x80)
+			*p = '?';
 	return json_string(clean);
 }
 
