@@ -239,14 +239,15 @@ void op_dirty_query(void *ctx, struct ctl_req *rq)
 {
 	struct broker *b = ctx;
 	struct bvm *vm = req_vm(b, rq, true);
-	const char *cursor = ctl_str(rq, "cursor");
 	struct err e = {0};
 	struct cursor *c = NULL;
 	struct bplace *p;
+	const char *cursor;
 	int rc;
 
 	if (vm == NULL)
-		return;
+		return; /* answered: the request is gone */
+	cursor = ctl_str(rq, "cursor");
 	p = place_find(vm, ctl_str(rq, "segment"), &e);
 	if (p != NULL)
 		c = cursor_find(p, cursor);

@@ -392,12 +392,13 @@ void freeze(struct broker *b, struct asker a, struct bvm *vm, struct bplace *p,
 static void op_freeze(struct broker *b, struct ctl_req *rq, bool sever)
 {
 	struct bvm *vm = req_vm(b, rq, true);
-	const char *name = ctl_str(rq, "name");
 	struct err e = {0};
 	struct bplace *p;
+	const char *name;
 
 	if (vm == NULL)
-		return;
+		return; /* answered: the request is gone */
+	name = ctl_str(rq, "name");
 	p = place_find(vm, ctl_str(rq, "segment"), &e);
 	if (p == NULL)
 		ctl_fail(rq, &e);

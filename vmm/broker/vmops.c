@@ -300,14 +300,17 @@ void op_view_map(void *ctx, struct ctl_req *rq)
 {
 	struct broker *b = ctx;
 	struct bvm *vm = req_vm(b, rq, true);
-	bool cow = ctl_bool(rq, "cow");
-	const char *name = ctl_str(rq, "name");
-	int64_t gpa = ctl_int(rq, "gpa", 0);
 	struct lay_req r = {0};
 	struct err e = {0};
+	const char *name;
+	int64_t gpa;
+	bool cow;
 
 	if (vm == NULL)
-		return;
+		return; /* answered: the request is gone */
+	cow = ctl_bool(rq, "cow");
+	name = ctl_str(rq, "name");
+	gpa = ctl_int(rq, "gpa", 0);
 	if (name != NULL && !name_ok(name))
 		(void)err_set(
 		    &e, -EINVAL, "'%.64s' is not a name for a view", name);
