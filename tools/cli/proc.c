@@ -41,7 +41,6 @@ static void __attribute__((noreturn)) exec_child(
 	setpgid(0, 0);
 	sigprocmask(SIG_SETMASK, c->old_mask, NULL);
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	limit(RLIMIT_AS, PROC_AS_MAX);
 	limit(RLIMIT_CPU, PROC_CPU_MAX);
 	limit(RLIMIT_CORE, 0);
 	limit(RLIMIT_NOFILE, PROC_FDS_MAX);
@@ -55,6 +54,8 @@ static void __attribute__((noreturn)) exec_child(
 		fcntl(p->keep_fd, F_SETFD, 0);
 	if (p->keep_fd2 >= 0)
 		fcntl(p->keep_fd2, F_SETFD, 0);
+	/* Last: from here on we may not allocate ourselves. */
+	limit(RLIMIT_AS, PROC_AS_MAX);
 	execvp(p->argv[0], (char *const *)(uintptr_t)p->argv);
 	dprintf(2, "%s: %s (is qemu-utils installed?)\n", p->argv[0],
 	    strerror(errno));
