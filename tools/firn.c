@@ -24,11 +24,11 @@ static int take_signals(struct cli *c, sigset_t *old)
 {
 	sigset_t set;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigprocmask(SIG_BLOCK, &set, old);
+	(void)sigemptyset(&set);
+	(void)sigaddset(&set, SIGINT);
+	(void)sigaddset(&set, SIGTERM);
+	(void)sigaddset(&set, SIGHUP);
+	(void)sigprocmask(SIG_BLOCK, &set, old);
 	c->old_mask = old;
 	c->sig_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	return c->sig_fd < 0 ? -1 : 0;
@@ -71,7 +71,7 @@ int main(int argc, char **argv)
 	if (args_parse(argc, argv, &v, &a))
 		return EX_USAGE;
 	if (a.version) {
-		puts("firn " FIRN_VERSION);
+		(void)puts("firn " FIRN_VERSION);
 		return EX_OK;
 	}
 	if (a.help) {

@@ -62,19 +62,19 @@ int split_place(const char *text, char **vm, char **segment)
 
 static int usage(const struct verb *v, const char *what, const char *arg)
 {
-	fputs("firn: ", stderr);
+	(void)fputs("firn: ", stderr);
 	if (v)
-		fprintf(stderr, "%s: ", v->name);
-	fputs(what, stderr);
+		(void)fprintf(stderr, "%s: ", v->name);
+	(void)fputs(what, stderr);
 	if (arg) {
-		fputs(": ", stderr);
+		(void)fputs(": ", stderr);
 		out_text(stderr, arg);
 	}
 	if (v)
-		fprintf(stderr, " (usage: firn %s %s; firn %s --help)\n",
+		(void)fprintf(stderr, " (usage: firn %s %s; firn %s --help)\n",
 		    v->name, v->words, v->name);
 	else
-		fputs(" (see firn --help)\n", stderr);
+		(void)fputs(" (see firn --help)\n", stderr);
 	return -1;
 }
 
@@ -202,9 +202,9 @@ static void help_opts(FILE *f, const struct opt *o)
 	char left[64];
 
 	for (; o && o->name; o++) {
-		snprintf(left, sizeof(left), "%s%s%s", o->name,
+		(void)snprintf(left, sizeof(left), "%s%s%s", o->name,
 		    o->arg ? " " : "", o->arg ? o->arg : "");
-		fprintf(f, "  %-24s %s\n", left, o->help);
+		(void)fprintf(f, "  %-24s %s\n", left, o->help);
 	}
 }
 
@@ -212,35 +212,37 @@ void help_main(FILE *f)
 {
 	char left[64];
 
-	fputs("usage: firn COMMAND [OPTION]... [WORD]...\n\n"
-	      "firn runs programs as guests of KVM, freezes regions of their "
-	      "memory in place, maps\nwhat was frozen into other guests, and "
-	      "tells what changed.\n\ncommands:\n",
+	(void)fputs(
+	    "usage: firn COMMAND [OPTION]... [WORD]...\n\n"
+	    "firn runs programs as guests of KVM, freezes regions of their "
+	    "memory in place, maps\nwhat was frozen into other guests, and "
+	    "tells what changed.\n\ncommands:\n",
 	    f);
 	for (const struct verb *v = cli_verbs; v->name; v++) {
-		snprintf(left, sizeof(left), "%s %s", v->name, v->words);
-		fprintf(f, "  %-26s %s\n", left, v->summary);
+		(void)snprintf(left, sizeof(left), "%s %s", v->name, v->words);
+		(void)fprintf(f, "  %-26s %s\n", left, v->summary);
 	}
-	fputs("\noptions of every command:\n", f);
+	(void)fputs("\noptions of every command:\n", f);
 	help_opts(f, common_opts);
 	help_opts(f, main_opts);
-	fputs("\nA VM or snapshot is named by its name or id, a segment by "
-	      "name or number (v:0 is\nthe RAM of v). Sizes take K, M, G, T. "
-	      "The daemon's socket is $FIRN_SOCKET, else\n"
-	      "$XDG_RUNTIME_DIR/firn.sock, else /run/firn.sock. Exit status: "
-	      "0, 1 (refused or\nfailed), 2 (usage). firn COMMAND --help says "
-	      "more; so does firn(1).\n",
+	(void)fputs(
+	    "\nA VM or snapshot is named by its name or id, a segment by "
+	    "name or number (v:0 is\nthe RAM of v). Sizes take K, M, G, T. "
+	    "The daemon's socket is $FIRN_SOCKET, else\n"
+	    "$XDG_RUNTIME_DIR/firn.sock, else /run/firn.sock. Exit status: "
+	    "0, 1 (refused or\nfailed), 2 (usage). firn COMMAND --help says "
+	    "more; so does firn(1).\n",
 	    f);
 }
 
 void help_verb(FILE *f, const struct verb *v)
 {
-	fprintf(f, "usage: firn %s%s%s%s\n\n%s\n", v->name,
+	(void)fprintf(f, "usage: firn %s%s%s%s\n\n%s\n", v->name,
 	    v->opts ? " [OPTION]..." : "", *v->words ? " " : "", v->words,
 	    v->summary);
 	if (v->notes)
-		fprintf(f, "\n%s\n", v->notes);
-	fputs("\noptions:\n", f);
+		(void)fprintf(f, "\n%s\n", v->notes);
+	(void)fputs("\noptions:\n", f);
 	help_opts(f, v->opts);
 	help_opts(f, common_opts);
 }

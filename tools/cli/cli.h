@@ -116,12 +116,20 @@ void cli_disconnect(struct cli *c);
 /* The path of program (name) beside or near our own; -1 (said). */
 int cli_find_program(
     const struct cli *c, const char *name, char *buf, size_t len);
+/* Descriptors of a call. */
+struct cli_fds {
+	const int *send;
+	size_t nsend;
+	int *recv;    /* room for those that come, or NULL */
+	size_t nrecv; /* how many there is room for, then how many came */
+};
+
 /*
  * Call a method and wait; takes over (params). A new reference, or NULL. With
- * (nfds) of NULL no descriptors are wanted.
+ * (fds) of NULL none are sent or wanted.
  */
-json_t *cli_call_fds(struct cli *c, const char *method, json_t *params,
-    const int *send, size_t nsend, int *fds, size_t *nfds);
+json_t *cli_call_fds(
+    struct cli *c, const char *method, json_t *params, struct cli_fds *fds);
 json_t *cli_call(struct cli *c, const char *method, json_t *params);
 /* Call, and print the result as JSON if that is wanted: an exit status. */
 int cli_simple(struct cli *c, const char *method, json_t *params);
@@ -146,7 +154,7 @@ struct col {
 };
 
 /* Rows, an array of objects, as an aligned table; 0 or -1 without memory. */
-int out_table(const json_t *rows, const struct col *cols, size_t ncols);
+int out_table(json_t *rows, const struct col *cols, size_t ncols);
 /* One object as `title: value` lines; absent members are left out. */
 void out_record(const json_t *obj, const struct col *cols, size_t ncols);
 /* Ranges of pages, one a line with byte offsets. */
@@ -155,23 +163,26 @@ json_t *ranges_json(const struct firn_pageset *p); /* new, or NULL */
 /* "1.5G" in (buf) of (len). */
 const char *fmt_size(uint64_t n, char *buf, size_t len);
 const char *fmt_ns(uint64_t ns, char *buf, size_t len);
+/* The number at the start of (text), 0 if there is none. */
+uint64_t number_at(const char *text);
 uint64_t json_u64(const json_t *obj, const char *key);    /* 0 if absent */
 const char *json_str(const json_t *obj, const char *key); /* "" if absent */
 
 /* --- proc.c: other programs on files that are not trusted ------------------
  */
-#define PROC_OUT_MAX (16u << 20) /* bytes of a program's stdout and stderr */
+#define PROC_OUT_MAX  (16u << 20) /* bytes of a program's stdout and stderr */
+#define PROC_ARGS_MAX 24u         /* more are left out */
 
 struct proc {
-	const char *const *argv;
-	int keep_fd, keep_fd2; /* stay open in it under their numbers; or -1 */
-	int grow_fd;           /* it may fill this file ... */
-	uint64_t grow_max;     /* ... up to so many allocated bytes */
-	const int *also_ok;    /* statuses that are no failure, 0 at the end */
+	const char *const *argv; /* of qemu-img, NULL at the end */
+	int keep_fd;             /* stays open in it under its number; or -1 */
+	int grow_fd;             /* it may fill this file ... */
+	uint64_t grow_max;       /* ... up to so many allocated bytes */
+	const int *also_ok; /* statuses that are no failure, 0 at the end */
 };
 
 /*
- * Run a program with a clean environment and resource limits and wait for it.
+ * Run qemu-img with a clean environment and resource limits and wait for it.
  * *out (may be NULL) is its stdout, NUL-terminated, to be freed. 0, or -1: it
  * could not run, failed (its first line on stderr is in the message), went over
  * a limit, or a signal to us came (c->got_sig; the program has been killed).
@@ -181,7 +192,7 @@ int proc_run(struct cli *c, const struct proc *p, const char *what, char **out);
 /* --- report.c --------------------------------------------------------------
  */
 /* The fault report of a guest on stderr, with its code disassembled. */
-void report_print(const struct cli *c, const char *who, const json_t *report);
+void report_print(const struct cli *c, const char *who, json_t *report);
 
 /* --- image.c ---------------------------------------------------------------
  */

@@ -53,13 +53,13 @@ exec_firnd(const struct cli *c, const char *path, int conn, int life)
 	int life2 = fcntl(life, F_DUPFD_CLOEXEC, 10);
 
 	/* A session of its own: ^C is for the client, which decides. */
-	setsid();
-	sigprocmask(SIG_SETMASK, c->old_mask, NULL);
+	(void)setsid();
+	(void)sigprocmask(SIG_SETMASK, c->old_mask, NULL);
 	if (null >= 0 && dup2(null, 0) == 0 && dup2(null, 1) == 1 &&
 	    dup2(conn2, 3) == 3 && dup2(life2, 4) == 4)
 		execl(path, "firnd", "--adopt", "3", "--die-with-fd", "4",
 		    (char *)NULL);
-	dprintf(2, "firn: cannot start %s: %s\n", path, strerror(errno));
+	(void)dprintf(2, "firn: cannot start %s: %s\n", path, strerror(errno));
 	_exit(127);
 }
 
@@ -120,9 +120,9 @@ int cli_connect(struct cli *c, enum link_kind kind)
 	if (kind == LINK_PRIVATE && !c->socket)
 		return start_private(c);
 	if (c->socket)
-		snprintf(path, sizeof(path), "%s", c->socket);
+		(void)snprintf(path, sizeof(path), "%s", c->socket);
 	else if (firn_default_path(path, sizeof(path)))
-		snprintf(path, sizeof(path), "(path too long)");
+		(void)snprintf(path, sizeof(path), "(path too long)");
 	cli_fail(c, "no daemon runs at %s: start one with `firn daemon%s%s`",
 	    path, c->socket ? " --socket " : "", c->socket ? path : "");
 	return -1;
@@ -134,14 +134,14 @@ static void end_firnd(struct cli *c)
 	struct pollfd p = {.fd = fd, .events = POLLIN};
 
 	if (c->life_fd >= 0)
-		close(c->life_fd);
+		(void)close(c->life_fd);
 	c->life_fd = -1;
 	if (fd < 0 || poll(&p, 1, CLI_FIRND_END) != 1)
-		kill(c->firnd, SIGKILL);
+		(void)kill(c->firnd, SIGKILL);
 	while (waitpid(c->firnd, NULL, 0) < 0 && errno == EINTR)
 		;
 	if (fd >= 0)
-		close(fd);
+		(void)close(fd);
 	c->firnd = 0;
 }
 
@@ -154,9 +154,10 @@ void cli_disconnect(struct cli *c)
 		end_firnd(c);
 }
 
-json_t *cli_call_fds(struct cli *c, const char *method, json_t *params,
-    const int *send, size_t nsend, int *fds, size_t *nfds)
+json_t *cli_call_fds(
+    struct cli *c, const char *method, json_t *params, struct cli_fds *fds)
 {
+	struct cli_fds none = {0};
 	struct firn_error e = {0};
 	json_t *result = NULL;
 
@@ -164,8 +165,10 @@ json_t *cli_call_fds(struct cli *c, const char *method, json_t *params,
 		cli_fail(c, "out of memory");
 		return NULL;
 	}
-	if (firn_call_json(
-		c->conn, method, params, send, nsend, &result, fds, nfds, &e)) {
+	if (!fds)
+		fds = &none;
+	if (firn_call_json(c->conn, method, params, fds->send, fds->nsend,
+		&result, fds->recv, &fds->nrecv, &e)) {
 		cli_fail(c, "%s", e.msg);
 		return NULL;
 	}
@@ -174,7 +177,7 @@ json_t *cli_call_fds(struct cli *c, const char *method, json_t *params,
 
 json_t *cli_call(struct cli *c, const char *method, json_t *params)
 {
-	return cli_call_fds(c, method, params, NULL, 0, NULL, NULL);
+	return cli_call_fds(c, method, params, NULL);
 }
 
 int cli_simple(struct cli *c, const char *method, json_t *params)

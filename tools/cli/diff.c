@@ -19,8 +19,9 @@ int verb_diff(struct cli *c, const struct args *a)
 		ret = j ? out_json(j) : cli_fail(c, "out of memory");
 		json_decref(j);
 	} else {
-		printf("%" PRIu64 " pages differ, in %zu extents; %" PRIu64
-		       " nodes visited\n",
+		(void)printf("%" PRIu64
+			     " pages differ, in %zu extents; %" PRIu64
+			     " nodes visited\n",
 		    p.pages, p.nranges, p.nodes_visited);
 		out_ranges(&p);
 	}

@@ -10,18 +10,18 @@
 #include "tools/cli/cli.h"
 #include "vmm/core/cleanup.h"
 
-#define COPY_LEN (64u << 10)
+#define COPY_LEN (16u << 10)
 
 static int copy_bitmap(struct cli *c, int from, const char *path)
 {
 	AUTO_CLOSE int to = -1;
-	AUTO_FREE char *buf = malloc(COPY_LEN);
+	char buf[COPY_LEN];
 	off_t at = 0;
 	ssize_t n;
 	int ret = 0;
 
 	to = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-	if (!buf || to < 0)
+	if (to < 0)
 		return cli_fail(c, "%s: %s", path, strerror(errno));
 	while (!ret && (n = pread(from, buf, COPY_LEN, at)) > 0) {
 		ret = write_all(to, buf, (size_t)n);
@@ -39,25 +39,25 @@ static int bitmap(struct cli *c, const struct args *a, const char *vm,
     const char *segment, const char *cursor)
 {
 	int fd = -1;
-	size_t nfds = 1;
+	struct cli_fds fds = {.recv = &fd, .nrecv = 1};
 	json_t *p = json_pack("{s:s, s:s*, s:s, s:b, s:b, s:b}", "vm", vm,
 	    "segment", segment, "cursor", cursor, "peek", a->peek, "exact",
 	    a->exact, "bitmap", 1);
-	json_t *r = cli_call_fds(c, "dirty.query", p, NULL, 0, &fd, &nfds);
+	json_t *r = cli_call_fds(c, "dirty.query", p, &fds);
 	int ret;
 
 	if (!r)
 		return EX_FAIL;
-	if (!nfds)
+	if (!fds.nrecv)
 		ret = cli_fail(c, "the daemon sent no bitmap");
 	else
 		ret = copy_bitmap(c, fd, a->bitmap);
 	if (!ret && c->json)
 		ret = out_json(r);
 	else if (!ret)
-		printf("%" PRIu64 " pages dirty\n", json_u64(r, "pages"));
-	if (nfds)
-		close(fd);
+		(void)printf("%" PRIu64 " pages dirty\n", json_u64(r, "pages"));
+	if (fds.nrecv)
+		(void)close(fd);
 	json_decref(r);
 	return ret;
 }
@@ -80,8 +80,8 @@ static int ranges(struct cli *c, const struct args *a, const char *vm,
 		ret = j ? out_json(j) : cli_fail(c, "out of memory");
 		json_decref(j);
 	} else {
-		printf("%" PRIu64 " pages dirty, in %zu extents\n", p.pages,
-		    p.nranges);
+		(void)printf("%" PRIu64 " pages dirty, in %zu extents\n",
+		    p.pages, p.nranges);
 		out_ranges(&p);
 	}
 	firn_pageset_free(&p);

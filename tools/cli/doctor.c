@@ -52,7 +52,7 @@ static void __attribute__((format(printf, 4, 5))) report(
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	(void)vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	json_array_append_new(
 	    d->checks, json_pack("{s:s, s:s, s:s}", "check", name, "status",
@@ -64,11 +64,14 @@ static void __attribute__((format(printf, 4, 5))) report(
 static void check_kernel(struct doctor *d)
 {
 	struct utsname u;
-	unsigned major = 0, minor = 0;
+	const char *dot;
+	uint64_t major, minor;
 
-	uname(&u);
-	sscanf(u.release, "%u.%u", &major, &minor);
-	if (strcmp(u.machine, "x86_64"))
+	(void)uname(&u);
+	major = number_at(u.release);
+	dot = strchr(u.release, '.');
+	minor = dot ? number_at(dot + 1) : 0;
+	if (strcmp(u.machine, "x86_64") != 0)
 		report(d, "kernel", LEVEL_FAIL, "%s: firn needs x86_64",
 		    u.machine);
 	else if (major < 6 || (major == 6 && minor < 1))
@@ -78,22 +81,23 @@ static void check_kernel(struct doctor *d)
 		report(d, "kernel", LEVEL_OK, "Linux %s", u.release);
 }
 
-static char param(const char *path)
+/* Whether a module's parameter says yes. */
+static bool param(const char *path)
 {
 	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
-	char c = 0;
+	char c[1];
 
-	return fd >= 0 && read(fd, &c, 1) == 1 ? c : 0;
+	return fd >= 0 && read(fd, c, 1) == 1 && (c[0] == 'Y' || c[0] == '1');
 }
 
 static void check_paging(struct doctor *d)
 {
-	char ept = param("/sys/module/kvm_intel/parameters/ept");
-	char npt = param("/sys/module/kvm_amd/parameters/npt");
+	bool ept = param("/sys/module/kvm_intel/parameters/ept");
+	bool npt = param("/sys/module/kvm_amd/parameters/npt");
 
-	if (ept == 'Y' || npt == 'Y' || npt == '1')
-		report(d, "paging", LEVEL_OK, "nested (%s)",
-		    ept == 'Y' ? "EPT" : "NPT");
+	if (ept || npt)
+		report(
+		    d, "paging", LEVEL_OK, "nested (%s)", ept ? "EPT" : "NPT");
 	else
 		report(d, "paging", LEVEL_NOTE,
 		    "shadow paging: guests' faults and exits are slow");
@@ -139,7 +143,7 @@ static void check_seals(struct doctor *d)
 	report(d, "seals", LEVEL_OK, "memfds can be sealed%s",
 	    m == MAP_FAILED ? " (and then only be mapped private)" : "");
 	if (m != MAP_FAILED)
-		munmap(m, PAGE_SIZE);
+		(void)munmap(m, PAGE_SIZE);
 }
 
 static void check_collapse(struct doctor *d)
@@ -154,15 +158,14 @@ static void check_collapse(struct doctor *d)
 		    MAP_SHARED, fd, 0);
 	if (m != MAP_FAILED) {
 		/* Aligned in the file and in memory alike, or it cannot be. */
-		leaf = (char *)(((uintptr_t)m + LEAF_SIZE - 1) &
-				~(uintptr_t)(LEAF_SIZE - 1));
+		leaf = m + (-(uintptr_t)m & (LEAF_SIZE - 1));
 		leaf = mmap(leaf, LEAF_SIZE, PROT_READ | PROT_WRITE,
 		    MAP_SHARED | MAP_FIXED, fd, 0);
 		if (leaf != MAP_FAILED) {
 			*(volatile char *)leaf = 1;
 			ret = madvise(leaf, LEAF_SIZE, MADV_COLLAPSE);
 		}
-		munmap(m, 2 * LEAF_SIZE);
+		(void)munmap(m, 2 * LEAF_SIZE);
 	}
 	if (ret)
 		report(d, "collapse", LEVEL_NOTE,
@@ -209,14 +212,13 @@ static uint64_t number_in(const char *path, const char *before)
 	FILE *f = fopen(path, "re");
 	char line[128];
 	size_t len = strlen(before);
-	unsigned long long n = 0;
+	uint64_t n = 0;
 
-	while (f && fgets(line, sizeof(line), f))
-		if (!strncmp(line, before, len) &&
-		    sscanf(line + len, "%llu", &n) == 1)
-			break;
+	while (f && !n && fgets(line, sizeof(line), f))
+		if (!strncmp(line, before, len))
+			n = number_at(line + len);
 	if (f)
-		fclose(f);
+		(void)fclose(f);
 	return n;
 }
 
@@ -226,7 +228,7 @@ static void check_memory(struct doctor *d)
 	struct rlimit as;
 	char buf[32];
 
-	getrlimit(RLIMIT_AS, &as);
+	(void)getrlimit(RLIMIT_AS, &as);
 	report(d, "memory", kb < 65536 ? LEVEL_NOTE : LEVEL_OK, "%s available",
 	    fmt_size(kb * 1024, buf, sizeof(buf)));
 	if (as.rlim_cur != RLIM_INFINITY)
@@ -241,7 +243,7 @@ static void check_limits(struct doctor *d)
 	struct rlimit files;
 
 	check_memory(d);
-	getrlimit(RLIMIT_NOFILE, &files);
+	(void)getrlimit(RLIMIT_NOFILE, &files);
 	report(d, "descriptors",
 	    files.rlim_max < NOFILE_WANTED ? LEVEL_NOTE : LEVEL_OK,
 	    "%" PRIu64 " at most (hard limit)%s", (uint64_t)files.rlim_max,
@@ -258,7 +260,7 @@ static bool in_path(const char *name)
 	char path[64];
 
 	for (size_t i = 0; i < 3; i++) {
-		snprintf(path, sizeof(path), "%s/%s", dirs[i], name);
+		(void)snprintf(path, sizeof(path), "%s/%s", dirs[i], name);
 		if (!access(path, X_OK))
 			return true;
 	}
@@ -308,8 +310,8 @@ static int print(struct cli *c, struct doctor *d)
 		return ret;
 	}
 	ret = out_table(d->checks, cols, 3);
-	puts(d->failed ? "firn cannot work here: see FAIL above"
-		       : "firn can work here");
+	(void)puts(d->failed ? "firn cannot work here: see FAIL above"
+			     : "firn can work here");
 	return ret;
 }
 

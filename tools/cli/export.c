@@ -19,7 +19,7 @@
 #include "tools/cli/cli.h"
 #include "vmm/core/cleanup.h"
 
-#define CHUNK_NPAGES 256u
+#define CHUNK_NPAGES 16u
 
 struct job {
 	char part[PATH_MAX];     /* the temporary name */
@@ -83,11 +83,10 @@ static int copy_range(struct cli *c, const struct firn_snapshot *s, int fd,
 
 int image_write_raw(struct cli *c, const struct firn_snapshot *s, int fd)
 {
-	AUTO_FREE char *buf = malloc(CHUNK_NPAGES * PAGE_SIZE);
+	char buf[CHUNK_NPAGES * PAGE_SIZE];
 	struct firn_range r;
 
-	if (!buf ||
-	    ftruncate(fd, (off_t)(firn_snapshot_pages(s) << PAGE_SHIFT))) {
+	if (ftruncate(fd, (off_t)(firn_snapshot_pages(s) << PAGE_SHIFT))) {
 		cli_fail(c, "cannot write: %s", strerror(errno));
 		return -1;
 	}
@@ -100,8 +99,7 @@ int image_write_raw(struct cli *c, const struct firn_snapshot *s, int fd)
 
 static int qemu_img(struct cli *c, const struct job *j, const char *const *argv)
 {
-	struct proc p = {
-	    .argv = argv, .keep_fd = j->raw_fd, .keep_fd2 = -1, .grow_fd = -1};
+	struct proc p = {.argv = argv, .keep_fd = j->raw_fd, .grow_fd = -1};
 
 	return proc_run(c, &p, "qemu-img", NULL);
 }
@@ -112,7 +110,7 @@ static int write_qcow2(struct cli *c, const struct job *j)
 	const char *const argv[] = {"qemu-img", "convert", "-f", "raw", "-O",
 	    "qcow2", "--", raw, j->part, NULL};
 
-	snprintf(raw, sizeof(raw), "/proc/self/fd/%d", j->raw_fd);
+	(void)snprintf(raw, sizeof(raw), "/proc/self/fd/%d", j->raw_fd);
 	return qemu_img(c, j, argv);
 }
 
@@ -127,7 +125,7 @@ static int write_overlay(struct cli *c, const struct job *j)
 	const char *const rename_parent[] = {"qemu-img", "rebase", "-u", "-f",
 	    "qcow2", "-b", j->parent_name, "-F", "qcow2", "--", j->part, NULL};
 
-	snprintf(raw, sizeof(raw), "/proc/self/fd/%d", j->raw_fd);
+	(void)snprintf(raw, sizeof(raw), "/proc/self/fd/%d", j->raw_fd);
 	if (qemu_img(c, j, create) || qemu_img(c, j, rebase))
 		return -1;
 	return j->parent_name == j->parent ? 0 : qemu_img(c, j, rename_parent);
@@ -137,9 +135,8 @@ static int write_overlay(struct cli *c, const struct job *j)
 static int find_parent(
     struct cli *c, struct job *j, const char *over, const char *file)
 {
-	AUTO_FREE char *dir = strdup(file);
-	char *slash = dir ? strrchr(dir, '/') : NULL;
-	char real_dir[PATH_MAX], *parent_slash;
+	char dir[PATH_MAX], real_dir[PATH_MAX];
+	char *slash, *parent_slash;
 	struct stat a, b;
 
 	if (!realpath(over, j->parent) || stat(over, &a)) {
@@ -150,6 +147,8 @@ static int find_parent(
 		cli_fail(c, "%s is the parent itself", file);
 		return -1;
 	}
+	(void)snprintf(dir, sizeof(dir), "%s", file);
+	slash = strrchr(dir, '/');
 	if (slash)
 		slash[slash == dir] = '\0';
 	j->parent_name = j->parent;
@@ -202,7 +201,7 @@ static int make_raw(struct cli *c, struct job *j)
 {
 	char name[PATH_MAX + 8];
 
-	snprintf(name, sizeof(name), "%s.XXXXXX", j->part);
+	(void)snprintf(name, sizeof(name), "%s.XXXXXX", j->part);
 	j->raw_fd = mkostemp(name, O_CLOEXEC);
 	if (j->raw_fd < 0) {
 		cli_fail(c, "%s: %s", name, strerror(errno));
@@ -265,7 +264,7 @@ static int say(struct cli *c, const struct args *a, uint64_t npages)
 		json_decref(j);
 	} else {
 		out_text(stdout, a->words[1]);
-		printf(
+		(void)printf(
 		    ": %s\n", fmt_size((uint64_t)st.st_size, buf, sizeof(buf)));
 	}
 	return ret;
@@ -273,12 +272,12 @@ static int say(struct cli *c, const struct args *a, uint64_t npages)
 
 int check_export(struct cli *c, const struct args *a)
 {
-	if (a->format && strcmp(a->format, "raw") &&
-	    strcmp(a->format, "qcow2")) {
+	if (a->format && strcmp(a->format, "raw") != 0 &&
+	    strcmp(a->format, "qcow2") != 0) {
 		cli_fail(c, "--format %s: is not raw or qcow2", a->format);
 		return EX_USAGE;
 	}
-	if (a->over && a->format && strcmp(a->format, "qcow2")) {
+	if (a->over && a->format && strcmp(a->format, "qcow2") != 0) {
 		cli_fail(c, "--over needs --format qcow2");
 		return EX_USAGE;
 	}

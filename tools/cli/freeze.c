@@ -13,10 +13,11 @@ static void print(const struct cli *c, const json_t *r)
 
 	(void)c;
 	out_record(r, id, 1);
-	printf("pages:    %" PRIu64 ", dirty %" PRIu64 ", copied %" PRIu64 "\n",
+	(void)printf("pages:    %" PRIu64 ", dirty %" PRIu64 ", copied %" PRIu64
+		     "\n",
 	    json_u64(r, "pages"), json_u64(r, "dirty_pages"),
 	    json_u64(r, "copied_pages"));
-	printf("paused:   %s of %s\n",
+	(void)printf("paused:   %s of %s\n",
 	    fmt_ns(json_u64(r, "pause_ns"), pause, sizeof(pause)),
 	    fmt_ns(json_u64(r, "total_ns"), total, sizeof(total)));
 }

@@ -39,7 +39,7 @@ static const char *other_file(const json_t *info, const char *self)
 	json_array_foreach(json_object_get(data, "extents"), i, x)
 	{
 		s = json_str(x, "filename");
-		if (*s && strcmp(s, self))
+		if (*s && strcmp(s, self) != 0)
 			return s;
 	}
 	return NULL;
@@ -49,8 +49,7 @@ static json_t *image_info(struct cli *c, const char *path, const char *shown)
 {
 	const char *const argv[] = {
 	    "qemu-img", "info", "-U", "--output=json", "--", path, NULL};
-	struct proc p = {
-	    .argv = argv, .keep_fd = -1, .keep_fd2 = -1, .grow_fd = -1};
+	struct proc p = {.argv = argv, .keep_fd = -1, .grow_fd = -1};
 	AUTO_FREE char *out = NULL;
 	json_t *info;
 
@@ -91,7 +90,7 @@ static int check_image(struct cli *c, const struct args *a, const char *path,
 		cli_fail(c, "%s: is empty", shown);
 	else
 		ret = 0;
-	snprintf(format, len, "%s", json_str(info, "format"));
+	(void)snprintf(format, len, "%s", json_str(info, "format"));
 	*npages = (size + PAGE_SIZE - 1) >> PAGE_SHIFT;
 	json_decref(info);
 	return ret;
@@ -111,26 +110,25 @@ static int check_damage(
 	struct proc p = {
 	    .argv = argv,
 	    .keep_fd = -1,
-	    .keep_fd2 = -1,
 	    .grow_fd = -1,
 	    .also_ok = also_ok,
 	};
 
-	return strcmp(format, "raw") ? proc_run(c, &p, shown, NULL) : 0;
+	return strcmp(format, "raw") != 0 ? proc_run(c, &p, shown, NULL) : 0;
 }
 
 /* What the host can give without swapping; a bound for hostile images. */
 static uint64_t memory_free(void)
 {
 	FILE *f = fopen("/proc/meminfo", "re");
-	unsigned long long kb = 0;
+	uint64_t kb = 0;
 	char line[128];
 
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "MemAvailable: %llu kB", &kb) == 1)
-			break;
+	while (f && !kb && fgets(line, sizeof(line), f))
+		if (!strncmp(line, "MemAvailable:", 13))
+			kb = number_at(line + 13);
 	if (f)
-		fclose(f);
+		(void)fclose(f);
 	return kb * 1024;
 }
 
@@ -143,11 +141,10 @@ static int convert(struct cli *c, const char *shown, const char *path,
 	    NULL};
 	struct proc p = {.argv = argv,
 	    .keep_fd = fd,
-	    .keep_fd2 = -1,
 	    .grow_fd = fd,
 	    .grow_max = memory_free() / 4 * 3};
 
-	snprintf(to, sizeof(to), "/proc/self/fd/%d", fd);
+	(void)snprintf(to, sizeof(to), "/proc/self/fd/%d", fd);
 	return proc_run(c, &p, shown, NULL);
 }
 
@@ -196,6 +193,7 @@ int verb_import(struct cli *c, const struct args *a)
 	};
 	uint64_t npages;
 	AUTO_CLOSE int fd = image_memfd(c, a, &npages);
+	struct cli_fds fds = {.send = &fd, .nsend = 1};
 	json_t *r;
 	int ret = EX_OK;
 
@@ -204,7 +202,7 @@ int verb_import(struct cli *c, const struct args *a)
 	r = cli_call_fds(c, "snapshot.import",
 	    json_pack(
 		"{s:s*, s:I}", "name", a->name, "pages", (json_int_t)npages),
-	    &fd, 1, NULL, NULL);
+	    &fds);
 	if (!r)
 		return EX_FAIL;
 	if (c->json)

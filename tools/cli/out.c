@@ -13,7 +13,8 @@
 void out_text(FILE *f, const char *s)
 {
 	for (; *s; s++)
-		fputc((unsigned char)*s < ' ' || *s == 0x7f ? '?' : *s, f);
+		(void)fputc(
+		    (unsigned char)*s < ' ' || *s == 0x7f ? '?' : *s, f);
 }
 
 int cli_fail(const struct cli *c, const char *fmt, ...)
@@ -22,11 +23,11 @@ int cli_fail(const struct cli *c, const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(msg, sizeof(msg), fmt, ap);
+	(void)vsnprintf(msg, sizeof(msg), fmt, ap);
 	va_end(ap);
-	fprintf(stderr, "firn: %s: ", c->verb->name);
+	(void)fprintf(stderr, "firn: %s: ", c->verb->name);
 	out_text(stderr, msg);
-	fputc('\n', stderr);
+	(void)fputc('\n', stderr);
 	return EX_FAIL;
 }
 
@@ -34,10 +35,16 @@ int out_json(const json_t *j)
 {
 	if (json_dumpf(j, stdout, JSON_COMPACT) || putchar('\n') < 0 ||
 	    fflush(stdout)) {
-		fputs("firn: cannot write to stdout\n", stderr);
+		(void)fputs("firn: cannot write to stdout\n", stderr);
 		return EX_FAIL;
 	}
 	return EX_OK;
+}
+
+uint64_t number_at(const char *text)
+{
+	text += strspn(text, " \t");
+	return *text >= '0' && *text <= '9' ? strtoull(text, NULL, 10) : 0;
 }
 
 uint64_t json_u64(const json_t *obj, const char *key)
@@ -64,23 +71,23 @@ const char *fmt_size(uint64_t n, char *buf, size_t len)
 		u++;
 	}
 	if (!u)
-		snprintf(buf, len, "%" PRIu64, n);
+		(void)snprintf(buf, len, "%" PRIu64, n);
 	else if (n < 10 && rest)
-		snprintf(buf, len, "%" PRIu64 ".%" PRIu64 "%c", n,
+		(void)snprintf(buf, len, "%" PRIu64 ".%" PRIu64 "%c", n,
 		    rest * 10 / 1024, units[u]);
 	else
-		snprintf(buf, len, "%" PRIu64 "%c", n, units[u]);
+		(void)snprintf(buf, len, "%" PRIu64 "%c", n, units[u]);
 	return buf;
 }
 
 const char *fmt_ns(uint64_t ns, char *buf, size_t len)
 {
 	if (ns < 1000000)
-		snprintf(buf, len, "%.1f us", (double)ns / 1e3);
+		(void)snprintf(buf, len, "%.1f us", (double)ns / 1e3);
 	else if (ns < 1000000000)
-		snprintf(buf, len, "%.2f ms", (double)ns / 1e6);
+		(void)snprintf(buf, len, "%.2f ms", (double)ns / 1e6);
 	else
-		snprintf(buf, len, "%.2f s", (double)ns / 1e9);
+		(void)snprintf(buf, len, "%.2f s", (double)ns / 1e9);
 	return buf;
 }
 
@@ -92,11 +99,11 @@ static void cell(
 
 	buf[0] = '\0';
 	if (json_is_string(v)) {
-		snprintf(buf, len, "%s", json_string_value(v));
+		(void)snprintf(buf, len, "%s", json_string_value(v));
 		return;
 	}
 	if (!json_is_integer(v)) {
-		snprintf(buf, len, "-");
+		(void)snprintf(buf, len, "-");
 		return;
 	}
 	switch (col->kind) {
@@ -104,14 +111,14 @@ static void cell(
 		fmt_size(n, buf, len);
 		break;
 	case COL_HEX:
-		snprintf(buf, len, "0x%" PRIx64, n);
+		(void)snprintf(buf, len, "0x%" PRIx64, n);
 		break;
 	case COL_NS:
 		fmt_ns(n, buf, len);
 		break;
 	case COL_TEXT:
 	case COL_UINT:
-		snprintf(buf, len, "%" PRIu64, n);
+		(void)snprintf(buf, len, "%" PRIu64, n);
 		break;
 	}
 }
@@ -121,14 +128,14 @@ static void put_cell(const char *s, int width, bool right, bool last)
 	int pad = width - (int)strlen(s);
 
 	if (right)
-		printf("%*s", pad > 0 ? pad : 0, "");
+		(void)printf("%*s", pad > 0 ? pad : 0, "");
 	out_text(stdout, s);
 	if (!right && !last)
-		printf("%*s", pad > 0 ? pad : 0, "");
-	fputs(last ? "\n" : "  ", stdout);
+		(void)printf("%*s", pad > 0 ? pad : 0, "");
+	(void)fputs(last ? "\n" : "  ", stdout);
 }
 
-int out_table(const json_t *rows, const struct col *cols, size_t ncols)
+int out_table(json_t *rows, const struct col *cols, size_t ncols)
 {
 	int width[CLI_COLUMNS];
 	char buf[CELL_MAX];
@@ -139,7 +146,7 @@ int out_table(const json_t *rows, const struct col *cols, size_t ncols)
 		return -1;
 	for (k = 0; k < ncols; k++)
 		width[k] = (int)strlen(cols[k].title);
-	json_array_foreach((json_t *)(uintptr_t)rows, i, row)
+	json_array_foreach(rows, i, row)
 	{
 		for (k = 0; k < ncols; k++) {
 			cell(row, &cols[k], buf, sizeof(buf));
@@ -150,7 +157,7 @@ int out_table(const json_t *rows, const struct col *cols, size_t ncols)
 	for (k = 0; k < ncols; k++)
 		put_cell(cols[k].title, width[k], cols[k].kind != COL_TEXT,
 		    k + 1 == ncols);
-	json_array_foreach((json_t *)(uintptr_t)rows, i, row)
+	json_array_foreach(rows, i, row)
 	{
 		for (k = 0; k < ncols; k++) {
 			cell(row, &cols[k], buf, sizeof(buf));
@@ -173,19 +180,19 @@ void out_record(const json_t *obj, const struct col *cols, size_t ncols)
 		if (!json_object_get(obj, cols[k].key))
 			continue;
 		cell(obj, &cols[k], buf, sizeof(buf));
-		printf("%s:%*s ", cols[k].title,
+		(void)printf("%s:%*s ", cols[k].title,
 		    width - (int)strlen(cols[k].title), "");
 		out_text(stdout, buf);
-		putchar('\n');
+		(void)putchar('\n');
 	}
 }
 
 void out_ranges(const struct firn_pageset *p)
 {
 	if (p->nranges)
-		printf("%12s  %12s  %s\n", "PAGE", "COUNT", "OFFSET");
+		(void)printf("%12s  %12s  %s\n", "PAGE", "COUNT", "OFFSET");
 	for (size_t i = 0; i < p->nranges; i++)
-		printf("%12" PRIu64 "  %12" PRIu64 "  0x%" PRIx64 "\n",
+		(void)printf("%12" PRIu64 "  %12" PRIu64 "  0x%" PRIx64 "\n",
 		    p->ranges[i].first, p->ranges[i].count,
 		    p->ranges[i].first << PAGE_SHIFT);
 }

@@ -34,31 +34,33 @@ static void __attribute__((noreturn)) exec_child(
     const struct cli *c, const struct proc *p, int out, int err, pid_t parent)
 {
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	char *argv[PROC_ARGS_MAX + 1] = {0};
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(127);
-	setpgid(0, 0);
-	sigprocmask(SIG_SETMASK, c->old_mask, NULL);
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	(void)setpgid(0, 0);
+	(void)sigprocmask(SIG_SETMASK, c->old_mask, NULL);
+	(void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	limit(RLIMIT_CPU, PROC_CPU_MAX);
 	limit(RLIMIT_CORE, 0);
 	limit(RLIMIT_NOFILE, PROC_FDS_MAX);
-	clearenv();
-	setenv("PATH", "/usr/local/bin:/usr/bin:/bin", 1);
-	setenv("LC_ALL", "C", 1);
-	dup2(null, 0);
-	dup2(out, 1);
-	dup2(err, 2);
+	(void)clearenv();
+	(void)setenv("PATH", "/usr/local/bin:/usr/bin:/bin", 1);
+	(void)setenv("LC_ALL", "C", 1);
+	(void)dup2(null, 0);
+	(void)dup2(out, 1);
+	(void)dup2(err, 2);
 	if (p->keep_fd >= 0)
-		fcntl(p->keep_fd, F_SETFD, 0);
-	if (p->keep_fd2 >= 0)
-		fcntl(p->keep_fd2, F_SETFD, 0);
+		(void)fcntl(p->keep_fd, F_SETFD, 0);
+	/* The type that execvp() wants; it changes nothing. */
+	for (size_t i = 0; i < PROC_ARGS_MAX && p->argv[i]; i++)
+		memcpy(&argv[i], &p->argv[i], sizeof(argv[i]));
 	/* Last: from here on we may not allocate ourselves. */
 	limit(RLIMIT_AS, PROC_AS_MAX);
-	execvp(p->argv[0], (char *const *)(uintptr_t)p->argv);
-	dprintf(2, "%s: %s (is qemu-utils installed?)\n", p->argv[0],
-	    strerror(errno));
+	(void)execvp("qemu-img", argv);
+	(void)dprintf(
+	    2, "qemu-img: %s (is qemu-utils installed?)\n", strerror(errno));
 	_exit(127);
 }
 
@@ -107,21 +109,20 @@ static char *slurp(int fd, size_t max)
 	return buf;
 }
 
-static int failed(
-    struct cli *c, const struct proc *p, const char *what, int status, int err)
+static int failed(struct cli *c, const char *what, int status, int err)
 {
+	static const char prefix[] = "qemu-img: ";
 	AUTO_FREE char *msg = slurp(err, 512);
 	const char *s = msg ? msg : "";
-	size_t skip = strlen(p->argv[0]);
 
 	/* "qemu-img: Could not open ..." */
-	if (!strncmp(s, p->argv[0], skip) && !strncmp(s + skip, ": ", 2))
-		s += skip + 2;
+	if (!strncmp(s, prefix, sizeof(prefix) - 1))
+		s += sizeof(prefix) - 1;
 	if (msg)
 		msg[strcspn(msg, "\n")] = '\0';
 	if (WIFSIGNALED(status))
-		cli_fail(c, "%s: %s was killed by signal %d%s%s", what,
-		    p->argv[0], WTERMSIG(status), *s ? ": " : "", s);
+		cli_fail(c, "%s: qemu-img was killed by signal %d%s%s", what,
+		    WTERMSIG(status), *s ? ": " : "", s);
 	else
 		cli_fail(c, "%s: %s", what, *s ? s : "qemu-img failed");
 	return -1;
@@ -159,7 +160,7 @@ int proc_run(struct cli *c, const struct proc *p, const char *what, char **out)
 
 	pid = out_fd < 0 || err_fd < 0 ? -1 : fork();
 	if (pid < 0) {
-		cli_fail(c, "%s: %s", p->argv[0], strerror(errno));
+		cli_fail(c, "qemu-img: %s", strerror(errno));
 		return -1;
 	}
 	if (pid == 0)
@@ -168,14 +169,14 @@ int proc_run(struct cli *c, const struct proc *p, const char *what, char **out)
 	why = pidfd < 0 ? strerror(errno)
 			: supervise(c, p, pidfd, out_fd, err_fd);
 	if (why)
-		kill(pid, SIGKILL);
+		(void)kill(pid, SIGKILL);
 	status = reap(pid);
 	if (why) {
 		cli_fail(c, "%s: %s", what, why);
 		return -1;
 	}
 	if (!succeeded(p, status))
-		return failed(c, p, what, status, err_fd);
+		return failed(c, what, status, err_fd);
 	if (out && !(*out = slurp(out_fd, PROC_OUT_MAX))) {
 		cli_fail(c, "out of memory");
 		return -1;

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "shared/page/run.h"
 #include "tools/cli/cli.h"
-#include "vmm/core/cleanup.h"
 
-#define CHUNK (1u << 20)
+#define CHUNK (64u << 10)
 
 int write_all(int fd, const void *buf, size_t len)
 {
@@ -31,13 +29,11 @@ int write_all(int fd, const void *buf, size_t len)
 static int copy_out(
     struct cli *c, const struct firn_snapshot *s, uint64_t at, uint64_t len)
 {
-	AUTO_FREE char *buf = malloc(CHUNK);
+	char buf[CHUNK];
 	uint64_t size = firn_snapshot_pages(s) << PAGE_SHIFT;
 	struct firn_error e;
 	int ret;
 
-	if (!buf)
-		return cli_fail(c, "out of memory");
 	if (at > size || len > size - at)
 		return cli_fail(c,
 		    "%" PRIu64 " bytes at %" PRIu64 " end beyond the "

@@ -10,15 +10,21 @@
 #define CODE_MAX  64u /* bytes at rip that are looked at */
 #define INSNS_MAX 4u
 
+/* 16 if it is no hexadecimal digit. */
+static unsigned nibble(char c)
+{
+	static const char digits[] = "0123456789abcdef";
+	const char *p = c ? strchr(digits, c) : NULL;
+
+	return p ? (unsigned)(p - digits) : 16;
+}
+
 static size_t unhex(const char *s, uint8_t *out, size_t max)
 {
 	size_t n = 0;
-	unsigned byte;
 
-	while (n < max && sscanf(s, "%2x", &byte) == 1 && s[0] && s[1]) {
-		out[n++] = (uint8_t)byte;
-		s += 2;
-	}
+	for (; n < max && nibble(s[0]) < 16 && nibble(s[1]) < 16; s += 2)
+		out[n++] = (uint8_t)(nibble(s[0]) << 4 | nibble(s[1]));
 	return n;
 }
 
@@ -34,10 +40,10 @@ static void disassemble(const json_t *report)
 		return;
 	n = cs_disasm(cs, code, len, json_u64(report, "rip"), INSNS_MAX, &insn);
 	if (!n)
-		fprintf(stderr, "  code:     %s (not an instruction)\n",
+		(void)fprintf(stderr, "  code:     %s (not an instruction)\n",
 		    json_str(report, "code"));
 	for (size_t i = 0; i < n; i++)
-		fprintf(stderr, "  %s 0x%" PRIx64 ": %s %s\n",
+		(void)fprintf(stderr, "  %s 0x%" PRIx64 ": %s %s\n",
 		    i ? "         " : "code:    ", insn[i].address,
 		    insn[i].mnemonic, insn[i].op_str);
 	if (n)
@@ -45,24 +51,24 @@ static void disassemble(const json_t *report)
 	cs_close(&cs);
 }
 
-static void registers(const json_t *regs)
+static void registers(json_t *regs)
 {
 	const char *name;
 	json_t *v;
 	unsigned k = 0;
 
-	json_object_foreach((json_t *)(uintptr_t)regs, name, v)
+	json_object_foreach(regs, name, v)
 	{
 		if (!json_is_integer(v))
 			continue;
-		fputs(k % 4 ? "  " : "  ", stderr);
+		(void)fputs("  ", stderr);
 		out_text(stderr, name);
-		fprintf(stderr, "%*s%016" PRIx64 "%s",
+		(void)fprintf(stderr, "%*s%016" PRIx64 "%s",
 		    (int)(strlen(name) < 7 ? 7 - strlen(name) : 1), "",
 		    (uint64_t)json_integer_value(v), ++k % 3 ? "" : "\n");
 	}
 	if (k % 3)
-		fputc('\n', stderr);
+		(void)fputc('\n', stderr);
 }
 
 static void field(const json_t *report, const char *key, const char *title)
@@ -70,23 +76,23 @@ static void field(const json_t *report, const char *key, const char *title)
 	const json_t *v = json_object_get(report, key);
 
 	if (json_is_string(v) && *json_string_value(v)) {
-		fprintf(stderr, "  %-9s ", title);
+		(void)fprintf(stderr, "  %-9s ", title);
 		out_text(stderr, json_string_value(v));
-		fputc('\n', stderr);
+		(void)fputc('\n', stderr);
 	} else if (json_is_integer(v)) {
-		fprintf(stderr, "  %-9s 0x%" PRIx64 "\n", title,
+		(void)fprintf(stderr, "  %-9s 0x%" PRIx64 "\n", title,
 		    (uint64_t)json_integer_value(v));
 	}
 }
 
-void report_print(const struct cli *c, const char *who, const json_t *report)
+void report_print(const struct cli *c, const char *who, json_t *report)
 {
 	(void)c;
-	fputs("firn: ", stderr);
+	(void)fputs("firn: ", stderr);
 	out_text(stderr, who);
-	fputs(": the guest was ended: ", stderr);
+	(void)fputs(": the guest was ended: ", stderr);
 	out_text(stderr, json_str(report, "why"));
-	fputc('\n', stderr);
+	(void)fputc('\n', stderr);
 	/* A guest that ended itself has no place where it faulted. */
 	if (!json_u64(report, "rip") && !*json_str(report, "code"))
 		return;

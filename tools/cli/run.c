@@ -116,13 +116,14 @@ static json_t *params(struct cli *c, const struct args *a)
 static json_t *launch(struct cli *c, const struct args *a, json_t *p)
 {
 	AUTO_CLOSE int prog = open_program(c, a->words[0]);
-	int fds[4] = {prog, STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO};
+	const int send[4] = {prog, STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO};
+	struct cli_fds fds = {.send = send, .nsend = 4};
 
 	if (prog < 0) {
 		json_decref(p);
 		return NULL;
 	}
-	return cli_call_fds(c, "vm.launch", p, fds, 4, NULL, NULL);
+	return cli_call_fds(c, "vm.launch", p, &fds);
 }
 
 static void kill_vm(struct cli *c, const char *id)
@@ -178,8 +179,8 @@ static int finish(struct cli *c, const struct args *a, json_t *r)
 		report_print(c, a->name ? a->name : a->words[0], report);
 		return status;
 	}
-	if (strcmp(json_str(r, "reason"), "exit") &&
-	    strcmp(json_str(r, "reason"), "exited"))
+	if (strcmp(json_str(r, "reason"), "exit") != 0 &&
+	    strcmp(json_str(r, "reason"), "exited") != 0)
 		cli_fail(c, "the guest ended: %s", json_str(r, "reason"));
 	return status;
 }
@@ -192,7 +193,7 @@ static int attached(struct cli *c, const struct args *a, uint64_t vm)
 	json_t *r;
 	int ret;
 
-	snprintf(id, sizeof(id), "%llu", (unsigned long long)vm);
+	(void)snprintf(id, sizeof(id), "%llu", (unsigned long long)vm);
 	if (firn_call_async_json(c->conn, "vm.wait",
 		json_pack("{s:s}", "vm", id), NULL, 0, &seq, &e))
 		return cli_fail(c, "%s", e.msg);
@@ -209,7 +210,7 @@ static int detached(struct cli *c, const json_t *r)
 	if (c->json)
 		return out_json(r);
 	out_text(stdout, json_str(r, "name"));
-	putchar('\n');
+	(void)putchar('\n');
 	return EX_OK;
 }
 

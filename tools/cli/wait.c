@@ -15,9 +15,9 @@ int verb_wait(struct cli *c, const struct args *a)
 	if (c->json) {
 		ret = out_json(r);
 	} else {
-		printf("%" PRIu64 " ", json_u64(r, "status"));
+		(void)printf("%" PRIu64 " ", json_u64(r, "status"));
 		out_text(stdout, json_str(r, "reason"));
-		putchar('\n');
+		(void)putchar('\n');
 		report = json_object_get(r, "report");
 		if (json_is_object(report))
 			report_print(c, a->words[0], report);

@@ -10,21 +10,21 @@
 #include "vmm/core/cleanup.h"
 
 static const struct {
-	int cap;
 	const char *name, *use;
+	int cap;
 	bool needed;
 } wanted[] = {
-    {KVM_CAP_USER_MEMORY, "USER_MEMORY", "guest memory is ours", true},
-    {KVM_CAP_READONLY_MEM, "READONLY_MEM", "read-only views", true},
-    {KVM_CAP_IMMEDIATE_EXIT, "IMMEDIATE_EXIT", "pause", true},
-    {KVM_CAP_EXT_CPUID, "EXT_CPUID", "the guest's CPUID", true},
-    {KVM_CAP_XCRS, "XCRS", "AVX in guests", true},
-    {KVM_CAP_SYNC_REGS, "SYNC_REGS", "registers without a call", false},
-    {KVM_CAP_NR_MEMSLOTS, "NR_MEMSLOTS", "segments and views", true},
-    {KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, "MANUAL_DIRTY_LOG_PROTECT2",
-	"dirty queries", false},
-    {KVM_CAP_DIRTY_LOG_RING, "DIRTY_LOG_RING", "not used yet", false},
-    {KVM_CAP_MAX_VCPUS, "MAX_VCPUS", "one so far", true},
+    {"USER_MEMORY", "guest memory is ours", KVM_CAP_USER_MEMORY, true},
+    {"READONLY_MEM", "read-only views", KVM_CAP_READONLY_MEM, true},
+    {"IMMEDIATE_EXIT", "pause", KVM_CAP_IMMEDIATE_EXIT, true},
+    {"EXT_CPUID", "the guest's CPUID", KVM_CAP_EXT_CPUID, true},
+    {"XCRS", "AVX in guests", KVM_CAP_XCRS, true},
+    {"SYNC_REGS", "registers without a call", KVM_CAP_SYNC_REGS, false},
+    {"NR_MEMSLOTS", "segments and views", KVM_CAP_NR_MEMSLOTS, true},
+    {"MANUAL_DIRTY_LOG_PROTECT2", "dirty queries",
+	KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, false},
+    {"DIRTY_LOG_RING", "not used yet", KVM_CAP_DIRTY_LOG_RING, false},
+    {"MAX_VCPUS", "one so far", KVM_CAP_MAX_VCPUS, true},
 };
 
 _Static_assert(
