@@ -65,7 +65,7 @@ static inline void bench_head(const char *what)
 static inline void bench_line(
     const char *figure, const char *unit, double firn, double baseline)
 {
-	char name[80];
+	char name[160];
 
 	(void)snprintf(name, sizeof(name), "%s [%s]", figure, unit);
 	printf("%-52s %12.2f %12.2f %8.3f\n", name, firn, baseline,
@@ -77,7 +77,7 @@ static inline void bench_line(
 static inline void bench_value(
     const char *figure, const char *unit, double firn)
 {
-	char name[80];
+	char name[160];
 
 	(void)snprintf(name, sizeof(name), "%s [%s]", figure, unit);
 	printf("%-52s %12.2f %12s %8s\n", name, firn, "-", "-");

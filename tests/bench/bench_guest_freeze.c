@@ -95,8 +95,8 @@ static double column(const struct seen *s, size_t at)
 	double v[RUNS];
 
 	for (int i = 0; i < RUNS; i++)
-		v[i] = *(const double *)(const void *)((const char *)&s[i] +
-						       at);
+		v[i] =
+		    *(const double *)(const void *)((const char *)&s[i] + at);
 	return bench_median(v, RUNS);
 }
 
@@ -116,8 +116,8 @@ static void one_size(struct rig *g, uint64_t gib)
 		copy[i] = copy_us(gib * GIB);
 	}
 	pause = column(s, offsetof(struct seen, pause_us));
-	(void)snprintf(name, sizeof(name), "%llu GiB: pause / fork, 4 KiB pages",
-	    (unsigned long long)gib);
+	(void)snprintf(name, sizeof(name),
+	    "%llu GiB: pause / fork, 4 KiB pages", (unsigned long long)gib);
 	bench_line(name, "us", pause, bench_median(fork4, RUNS));
 	(void)snprintf(name, sizeof(name), "%llu GiB: pause / fork, THP",
 	    (unsigned long long)gib);

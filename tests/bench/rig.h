@@ -79,8 +79,8 @@ static inline void rig_start(struct rig *g)
 		(void)dup2(end, 4);
 		(void)close(conn);
 		(void)close(end);
-		(void)execl(path, "firnd", "--adopt", "3", "--die-with-fd",
-		    "4", (char *)NULL);
+		(void)execl(path, "firnd", "--adopt", "3", "--die-with-fd", "4",
+		    (char *)NULL);
 		_exit(127);
 	}
 	(void)close(sv[1]);
@@ -145,8 +145,8 @@ static inline void rig_launch(struct rig *g, struct rig_vm *vm,
 	r = rig_call(g, "vm.launch", extra, fds, 4);
 	vm->id = rig_u64(r, "vm");
 	vm->monitor = (pid_t)rig_u64(r, "pid");
-	(void)snprintf(vm->ref, sizeof(vm->ref), "%llu",
-	    (unsigned long long)vm->id);
+	(void)snprintf(
+	    vm->ref, sizeof(vm->ref), "%llu", (unsigned long long)vm->id);
 	json_decref(r);
 	(void)close(fds[0]);
 	(void)close(in[0]);
@@ -169,8 +169,8 @@ static inline void rig_end(struct rig *g, struct rig_vm *vm)
 	json_t *p = json_pack("{s:s}", "vm", vm->ref);
 	json_t *r = NULL;
 
-	(void)firn_call_json(g->conn, "vm.kill", json_incref(p), NULL, 0, &r,
-	    NULL, NULL, &e);
+	(void)firn_call_json(
+	    g->conn, "vm.kill", json_incref(p), NULL, 0, &r, NULL, NULL, &e);
 	json_decref(r);
 	json_decref(rig_call(g, "vm.wait", p, NULL, 0));
 	(void)fclose(vm->in);
@@ -181,10 +181,9 @@ static inline void rig_drop(struct rig *g, uint64_t snapshot)
 {
 	char ref[24];
 
-	(void)snprintf(
-	    ref, sizeof(ref), "%llu", (unsigned long long)snapshot);
-	json_decref(rig_call(g, "snapshot.drop",
-	    json_pack("{s:s}", "snapshot", ref), NULL, 0));
+	(void)snprintf(ref, sizeof(ref), "%llu", (unsigned long long)snapshot);
+	json_decref(rig_call(
+	    g, "snapshot.drop", json_pack("{s:s}", "snapshot", ref), NULL, 0));
 }
 
 #endif /* TESTS_BENCH_RIG_H */
