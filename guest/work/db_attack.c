@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * db_attack KIND...: a guest that means harm, to see that it does none.
+ *   flip SEGMENT       changes a length and back in its own segment, for ever
+ *   check NAME SECONDS a victim: validates that length in snapshot NAME, then
+ *                      uses it; says how often the two differed
+ *   write NAME         writes to a read-only view of NAME
+ *   forge              tries every capability number it can think of
+ *   wrap NAME          maps NAME at addresses that wrap, overlap or are odd
+ *   twice NAME         maps NAME twice at one address
+ *   holes NAME         reads every page of a view of NAME
+ * Says what was refused and ends with 0 if all was, 1 if not.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "guest/lib/firn_guest.h"
+
+#define GOOD_LEN 64u
+#define EVIL_LEN 0xffffffffu
+
+static int refuse(const char *what, long got)
+{
+	printf("%s: %s\n", what, got < 0 ? strerror((int)-got) : "LET THROUGH");
+	return got < 0 ? 0 : 1;
+}
+
+static int get(const char *name, struct firn_segment *s, uint64_t gpa)
+{
+	int cap = firn_lookup(name);
+
+	return cap < 0 ? cap : firn_map(cap, FIRN_MAP_RO, gpa, s);
+}
+
+static int flip(const char *name)
+{
+	struct firn_segment s;
+	volatile uint32_t *len;
+	int r = firn_segment_find(name, &s);
+
+	if (r < 0)
+		return refuse("segment", r);
+	len = (volatile uint32_t *)(uintptr_t)s.va;
+	*len = GOOD_LEN;
+	printf("flipping\n");
+	fflush(stdout);
+	for (;;) {
+		*len = EVIL_LEN;
+		*len = GOOD_LEN;
+	}
+}
+
+/* Validate, then use: what a program does with a request in shared memory. */
+static int check(const char *name, int seconds)
+{
+	struct firn_segment s;
+	time_t end = time(NULL) + seconds;
+	uint64_t rounds = 0;
+	uint64_t fooled = 0;
+	volatile uint32_t *len;
+	int r = get(name, &s, 0);
+
+	if (r < 0)
+		return refuse("map", r);
+	len = (volatile uint32_t *)(uintptr_t)s.va;
+	while (time(NULL) < end)
+		for (int i = 0; i < 1000000; i++) {
+			uint32_t validated = *len;
+			uint32_t used = *len;
+
+			fooled += validated != used;
+			rounds++;
+		}
+	printf("validated %" PRIu64 " times, fooled %" PRIu64 " times\n",
+	    rounds, fooled);
+	return fooled != 0;
+}
+
+static int write_view(const char *name)
+{
+	struct firn_segment s;
+	int r = get(name, &s, 0);
+
+	if (r < 0)
+		return refuse("map", r) + 1;
+	printf("writing\n");
+	fflush(stdout);
+	*(volatile uint32_t *)(uintptr_t)s.va = EVIL_LEN;
+	printf("write to a read-only view: LET THROUGH\n");
+	return 1;
+}
+
+static int forge(void)
+{
+	struct firn_segment s;
+	uint64_t tried = 0;
+	int bad = 0;
+
+	for (int64_t cap = 0; cap < 1 << 16; cap++, tried++)
+		bad |= firn_map((int)cap, FIRN_MAP_RO, 0, &s) >= 0;
+	for (int bit = 16; bit < 31; bit++, tried++)
+		bad |= firn_map(1 << bit, FIRN_MAP_RO, 0, &s) >= 0;
+	bad |= firn_map(-1, FIRN_MAP_RO, 0, &s) >= 0;
+	printf("forged capabilities: %" PRIu64 " tried, %s\n", tried + 1,
+	    bad ? "LET THROUGH" : "none accepted");
+	return bad;
+}
+
+static int wrap(const char *name)
+{
+	struct firn_segment s;
+	int bad = 0;
+
+	bad |= refuse("map at the end of the address space",
+	    get(name, &s, 0ULL - 0x200000));
+	bad |= refuse(
+	    "map beyond what the CPU can name", get(name, &s, 1ULL << 52));
+	bad |= refuse("map over the RAM", get(name, &s, 0x100000000ULL));
+	bad |= refuse("map over the tables", get(name, &s, 0x200000));
+	bad |= refuse("map at an odd address", get(name, &s, 0x2000001001ULL));
+	return bad;
+}
+
+static int twice(const char *name)
+{
+	struct firn_segment s;
+	int r = get(name, &s, 0x4000000000ULL);
+
+	if (r < 0)
+		return refuse("first map", r) + 1;
+	return refuse(
+	    "second map at one address", get(name, &s, 0x4000000000ULL));
+}
+
+static int holes(const char *name)
+{
+	struct firn_segment s;
+	uint64_t sum = 0;
+	int r = get(name, &s, 0);
+
+	if (r < 0)
+		return refuse("map", r) + 1;
+	for (uint64_t at = 0; at < s.size; at += 4096)
+		sum += *(volatile unsigned char *)(uintptr_t)(s.va + at);
+	printf("read %" PRIu64 " pages, sum %" PRIu64 "\n", s.size / 4096, sum);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	const char *kind = argc > 1 ? argv[1] : "";
+	const char *name = argc > 2 ? argv[2] : "";
+
+	if (strcmp(kind, "flip") == 0)
+		return flip(name);
+	if (strcmp(kind, "check") == 0)
+		return check(name, argc > 3 ? atoi(argv[3]) : 1);
+	if (strcmp(kind, "write") == 0)
+		return write_view(name);
+	if (strcmp(kind, "forge") == 0)
+		return forge();
+	if (strcmp(kind, "wrap") == 0)
+		return wrap(name);
+	if (strcmp(kind, "twice") == 0)
+		return twice(name);
+	if (strcmp(kind, "holes") == 0)
+		return holes(name);
+	fprintf(stderr, "db_attack: what kind?\n");
+	return 2;
+}
