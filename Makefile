@@ -146,6 +146,14 @@ $O/guest/%: $O/guestobj/guest/work/%.o $O/guest/libfirn-guest.a
 	@echo "  LD   $@"
 	$Qgcc -static $^ $(glink) -o $@
 
+# Victims and attackers that tests/attack runs on the host.
+attackers := $(patsubst tests/attack/%.c,%,$(wildcard tests/attack/*.c))
+guests: $(attackers:%=$O/guest/attack_%)
+$O/guest/attack_%: tests/attack/%.c | bootstrap
+	@mkdir -p $(@D)
+	@echo "  LD   $@"
+	$Qgcc $(guest_cflags) -static -pthread $< -o $@
+
 # --- tests ---------------------------------------------------------------------
 # A test names the symbols it replaces in a "wrap:" line of its own source.
 wraps = $(addprefix -Wl$(comma)--wrap=,$(shell sed -n 's|^/\* wrap: \(.*\) \*/$$|\1|p' $(filter tests/%.c,$(subst $O/host/,,$(<:.o=.c)))))

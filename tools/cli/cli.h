@@ -227,6 +227,8 @@ int verb_read(struct cli *c, const struct args *a);
 int verb_import(struct cli *c, const struct args *a);
 int check_export(struct cli *c, const struct args *a);
 int verb_export(struct cli *c, const struct args *a);
+int check_demo(struct cli *c, const struct args *a);
+int verb_demo(struct cli *c, const struct args *a);
 int verb_doctor(struct cli *c, const struct args *a);
 int verb_daemon(struct cli *c, const struct args *a);
 

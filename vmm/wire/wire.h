@@ -251,7 +251,8 @@ struct wire_packet {
 	struct wire_msg m;
 	uint32_t nfds;
 	int fd[WIRE_FDS_MAX];
-	unsigned char payload[WIRE_PAYLOAD_MAX];
+	/* Aligned for any structure of this header. */
+	_Alignas(8) unsigned char payload[WIRE_PAYLOAD_MAX];
 };
 
 /*

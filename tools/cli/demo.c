@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT */
+/* firn demo: which one, and the guests of all. */
+#include "tools/cli/demo.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tools/libfirn/firn_json.h"
+
+/* A guest program of the build tree, or as installed. */
+static int open_guest(struct cli *c, const char *name)
+{
+	static const char *const places[] = {
+	    "../guest", "../share/firn/guests"};
+	char self[PATH_MAX];
+	char path[2 * PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	const char *dir;
+	int fd = -1;
+
+	if (n < 0) {
+		cli_fail(c, "cannot read /proc/self/exe: %s", strerror(errno));
+		return -1;
+	}
+	self[n] = '\0';
+	dir = dirname(self);
+	for (size_t i = 0; i < 2 && fd < 0; i++) {
+		(void)snprintf(
+		    path, sizeof(path), "%s/%s/%s", dir, places[i], name);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+	}
+	if (fd < 0)
+		cli_fail(c,
+		    "the guest program %s is not near %s: build with "
+		    "`make guests`",
+		    name, dir);
+	return fd;
+}
+
+static json_t *launch_params(const struct demo_launch *l)
+{
+	json_t *args = json_array();
+	json_t *p =
+	    json_pack("{s:o,s:I}", "args", args, "mem", (json_int_t)l->mem);
+
+	for (size_t i = 0; i < DEMO_ARGS_MAX && l->argv[i] != NULL; i++)
+		(void)json_array_append_new(args, json_string(l->argv[i]));
+	if (l->segment != NULL)
+		(void)json_object_set_new(p, "segments",
+		    json_pack("[{s:s,s:I}]", "name", l->segment, "size",
+			(json_int_t)l->size));
+	if (l->give != NULL)
+		(void)json_object_set_new(p, "give",
+		    json_pack("[{s:s,s:s}]", "name", "db", "ref", l->give));
+	return p;
+}
+
+static int launch(struct cli *c, const struct demo_launch *l,
+    struct demo_vm *vm, const int fds[4])
+{
+	struct cli_fds f = {.send = fds, .nsend = 4};
+	json_t *r = cli_call_fds(c, "vm.launch", launch_params(l), &f);
+
+	if (r == NULL)
+		return -1;
+	(void)snprintf(vm->ref, sizeof(vm->ref), "%llu",
+	    (unsigned long long)json_u64(r, "vm"));
+	json_decref(r);
+	return 0;
+}
+
+int demo_start(struct cli *c, const struct demo_launch *l, struct demo_vm *vm)
+{
+	int in[2] = {-1, -1};
+	int out[2] = {-1, -1};
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int prog = open_guest(c, l->argv[0]);
+	int rc = -1;
+
+	*vm = (struct demo_vm){0};
+	if (prog >= 0 && (null < 0 || pipe2(in, O_CLOEXEC) != 0 ||
+			     pipe2(out, O_CLOEXEC) != 0)) {
+		cli_fail(c, "cannot make a pipe: %s", strerror(errno));
+	} else if (prog >= 0) {
+		const int fds[4] = {
+		    prog, in[0], out[1], l->quiet ? null : STDERR_FILENO};
+
+		rc = launch(c, l, vm, fds);
+		vm->in = fdopen(in[1], "w");
+		vm->out = fdopen(out[0], "r");
+	}
+	for (int i = 0; i < 2; i++) {
+		if (vm->in == NULL && in[i] >= 0)
+			(void)close(in[i]);
+		if (vm->out == NULL && out[i] >= 0)
+			(void)close(out[i]);
+	}
+	if (vm->in != NULL)
+		(void)close(in[0]);
+	if (vm->out != NULL)
+		(void)close(out[1]);
+	if (prog >= 0)
+		(void)close(prog);
+	if (null >= 0)
+		(void)close(null);
+	return rc;
+}
+
+void demo_end(
+    struct cli *c, struct demo_vm *vm, bool kill, int *status, json_t **report)
+{
+	struct firn_error e;
+	json_t *r = NULL;
+
+	if (vm->in != NULL)
+		(void)fclose(vm->in);
+	if (vm->ref[0] != '\0' && kill)
+		(void)firn_call_json(c->conn, "vm.kill",
+		    json_pack("{s:s}", "vm", vm->ref), NULL, 0, NULL, NULL,
+		    NULL, &e);
+	if (vm->ref[0] != '\0')
+		(void)firn_call_json(c->conn, "vm.wait",
+		    json_pack("{s:s}", "vm", vm->ref), NULL, 0, &r, NULL, NULL,
+		    &e);
+	if (status != NULL)
+		*status = r == NULL ? -1 : (int)json_u64(r, "status");
+	if (report != NULL)
+		*report = json_incref(json_object_get(r, "report"));
+	json_decref(r);
+	if (vm->out != NULL)
+		(void)fclose(vm->out);
+	*vm = (struct demo_vm){0};
+}
+
+int demo_say(struct cli *c, struct demo_vm *vm, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)vfprintf(vm->in, fmt, ap);
+	va_end(ap);
+	if (fputc('\n', vm->in) == EOF || fflush(vm->in) != 0) {
+		cli_fail(c, "a guest does not listen any more");
+		return -1;
+	}
+	return 0;
+}
+
+int demo_hear(struct cli *c, struct demo_vm *vm, char *buf, size_t len)
+{
+	if (fgets(buf, (int)len, vm->out) == NULL) {
+		cli_fail(c, "a guest ended early");
+		return -1;
+	}
+	buf[strcspn(buf, "\n")] = '\0';
+	return 0;
+}
+
+json_t *demo_freeze(struct cli *c, struct demo_vm *vm, const char *name)
+{
+	return cli_call(c, "segment.freeze",
+	    json_pack(
+		"{s:s,s:s,s:s}", "vm", vm->ref, "segment", "db", "name", name));
+}
+
+void demo_drop(struct cli *c, const char *snapshot)
+{
+	struct firn_error e;
+
+	(void)firn_call_json(c->conn, "snapshot.drop",
+	    json_pack("{s:s}", "snapshot", snapshot), NULL, 0, NULL, NULL, NULL,
+	    &e);
+}
+
+int verb_demo(struct cli *c, const struct args *a)
+{
+	const char *which = a->nwords > 0 ? a->words[0] : "";
+	const char *file = a->nwords > 1 ? a->words[1] : NULL;
+
+	(void)signal(SIGPIPE, SIG_IGN);
+	(void)setvbuf(stdout, NULL, _IOLBF, 0);
+	if (strcmp(which, "publish") == 0)
+		return demo_publish(c, file) == 0 ? EX_OK : EX_FAIL;
+	if (strcmp(which, "attack") == 0)
+		return demo_attack(c) == 0 ? EX_OK : EX_FAIL;
+	if (demo_publish(c, NULL) != 0)
+		return EX_FAIL;
+	puts("");
+	return demo_attack(c) == 0 ? EX_OK : EX_FAIL;
+}
+
+int check_demo(struct cli *c, const struct args *a)
+{
+	const char *which = a->nwords > 0 ? a->words[0] : "publish";
+
+	if (strcmp(which, "publish") != 0 && strcmp(which, "attack") != 0) {
+		cli_fail(c, "no demonstration '%s': publish or attack", which);
+		return EX_USAGE;
+	}
+	return EX_OK;
+}
