@@ -815,6 +815,15 @@ int as_resolve(struct aspace *as, uint64_t va, uint32_t access, uint64_t *gpa,
 	return r < 0 ? r : as_peek(as, va, gpa, room);
 }
 
+void as_window_fill(struct aspace *as, uint64_t gpa, uint64_t len)
+{
+	uint64_t va = FIRN_WINDOW + gpa;
+	uint64_t end = min64(va + min64(len, AS_FILL_LEN), AS_WINDOW_END);
+
+	while (va < end && touch_window(as, va, AS_R) == 0)
+		va += LEAF_SIZE;
+}
+
 void as_window_gone(struct aspace *as, uint64_t gpa, uint64_t len)
 {
 	uint64_t end = min64(FIRN_WINDOW + gpa + len, AS_WINDOW_END);

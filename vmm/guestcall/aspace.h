@@ -131,6 +131,14 @@ int as_peek(struct aspace *as, uint64_t va, uint64_t *gpa, uint64_t *room);
 /* The area that holds (va); NULL. */
 const struct as_area *as_find(const struct aspace *as, uint64_t va);
 
+/*
+ * Make the window's entries for a view at [gpa, gpa + len) present ahead of its
+ * first touch, as far as AS_FILL_LEN: its reader is spared a fault for each
+ * 2 MiB. What is left comes on demand.
+ */
+#define AS_FILL_LEN (8ULL << 30)
+void as_window_fill(struct aspace *as, uint64_t gpa, uint64_t len);
+
 /* Take the window's entries for [gpa, gpa + len) away. */
 void as_window_gone(struct aspace *as, uint64_t gpa, uint64_t len);
 

@@ -252,6 +252,9 @@ static int64_t do_map(struct guest_call *c)
 	if (r < 0)
 		return r;
 	s.va = FIRN_WINDOW + s.gpa;
+	guest_enter(c->g);
+	as_window_fill(&c->g->as, s.gpa, s.size);
+	guest_leave(c->g);
 	return give(c, c->a[3], &s, sizeof(s), r);
 }
 
