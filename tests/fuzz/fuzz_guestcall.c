@@ -39,13 +39,12 @@ static int on_control(void *ctx, int (*fn)(void *arg), void *arg)
 
 /* A broker that refuses, or answers with what the guest's memory held. */
 static int ask(void *ctx, uint16_t type, const void *payload, uint32_t len,
-    struct wire_packet *reply, int *layers, uint32_t *nlayers)
+    struct wire_packet *reply, struct guest_layers *layers)
 {
 	(void)ctx;
-	(void)layers;
 	memset(reply, 0, sizeof(*reply));
-	if (nlayers != NULL)
-		*nlayers = 0;
+	if (layers != NULL)
+		layers->n = 0;
 	FUZZ_CHECK(len <= WIRE_PAYLOAD_MAX);
 	reply->m.type = type;
 	reply->m.len = len;

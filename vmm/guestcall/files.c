@@ -368,7 +368,7 @@ static int take_opened(
 static int ask_open(struct guest *g, const char *name, struct guest_file *f)
 {
 	struct wire_packet *p = malloc(sizeof(*p));
-	uint32_t n = SNAP_LAYERS;
+	struct guest_layers l = {.cap = SNAP_LAYERS};
 	int r;
 
 	f->layer = calloc(SNAP_LAYERS, sizeof(*f->layer));
@@ -376,11 +376,12 @@ static int ask_open(struct guest *g, const char *name, struct guest_file *f)
 		free(p);
 		return -ENOMEM;
 	}
+	l.fd = f->layer;
 	r = g->env.ops.ask(
-	    g->env.ops.ctx, WIRE_G_OPEN, name, FIRN_NAME_MAX, p, f->layer, &n);
+	    g->env.ops.ctx, WIRE_G_OPEN, name, FIRN_NAME_MAX, p, &l);
 	if (r == 0) {
-		f->nlayers = n;
-		r = p->m.status < 0 ? (int)p->m.status : take_opened(f, p, n);
+		f->nlayers = l.n;
+		r = p->m.status < 0 ? (int)p->m.status : take_opened(f, p, l.n);
 		wire_close_fds(p);
 	}
 	free(p);

@@ -41,8 +41,8 @@ static int64_t ask_packet(
     struct guest_call *c, const struct question *q, struct wire_packet *p)
 {
 	const struct guest_ops *ops = &c->g->env.ops;
-	int r = ops->ask(
-	    ops->ctx, q->type, q->payload, q->payload_len, p, NULL, NULL);
+	int r =
+	    ops->ask(ops->ctx, q->type, q->payload, q->payload_len, p, NULL);
 
 	if (r < 0)
 		return r;

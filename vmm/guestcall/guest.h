@@ -26,6 +26,12 @@
 #include "vmm/vcpu/vcpu.h"
 #include "vmm/wire/wire.h"
 
+struct guest_layers {
+	int *fd;
+	uint32_t cap; /* room at (fd) */
+	uint32_t n;
+};
+
 /* What the guest's kernel needs of the monitor around it. */
 struct guest_ops {
 	/* Run (fn) on the control thread (the only one that changes places);
@@ -35,12 +41,12 @@ struct guest_ops {
 	 * Ask the broker: a request of (type) and the payload, wait for the
 	 * answer. 0 with *reply (which the caller must wire_close_fds()), whose
 	 * m.status tells how the broker fared; -EPIPE, -EINTR (the VM is being
-	 * killed). WIRE_LAYERS that came before the reply are in (layers): up
-	 * to *nlayers descriptors, the caller's to close; may be NULL. Outside
-	 * the gate.
+	 * killed). The descriptors of WIRE_LAYERS that came before the reply
+	 * are in (layers), as many as there is room for, and are the caller's
+	 * to close; may be NULL. Outside the gate.
 	 */
 	int (*ask)(void *ctx, uint16_t type, const void *payload, uint32_t len,
-	    struct wire_packet *reply, int *layers, uint32_t *nlayers);
+	    struct wire_packet *reply, struct guest_layers *layers);
 	/* Tell the broker, without an answer (WIRE_SEG_MADE, WIRE_SEG_GONE). */
 	void (*tell)(
 	    void *ctx, uint16_t type, const void *payload, uint32_t len);

@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 
-#include "vmm/core/cleanup.h"
-
 #define CPUID_NENT_MAX 512u
 
 #define XCR0_X87_SSE   0x3ULL
@@ -15,26 +13,25 @@
 #define XCR0_AVX       0x4ULL
 #define XCR0_AVX512    0xe0ULL
 
-int cpuid_get(int kvm_fd, struct kvm_cpuid2 **out)
+struct kvm_cpuid2 *cpuid_get(int kvm_fd, int *error)
 {
 	struct kvm_cpuid2 *c;
-	int r;
 
-	for (uint32_t n = 128; n <= CPUID_NENT_MAX; n *= 2) {
+	*error = -E2BIG;
+	for (uint32_t n = 128; n <= CPUID_NENT_MAX && *error == -E2BIG;
+	     n *= 2) {
 		c = calloc(1, sizeof(*c) + n * sizeof(c->entries[0]));
-		if (c == NULL)
-			return -ENOMEM;
-		c->nent = n;
-		if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, c) == 0) {
-			*out = c;
-			return 0;
+		if (c == NULL) {
+			*error = -ENOMEM;
+			return NULL;
 		}
-		r = -errno;
+		c->nent = n;
+		if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, c) == 0)
+			return c;
+		*error = -errno;
 		free(c);
-		if (r != -E2BIG)
-			return r;
 	}
-	return -E2BIG;
+	return NULL;
 }
 
 static const struct kvm_cpuid_entry2 *find(
@@ -49,14 +46,16 @@ static const struct kvm_cpuid_entry2 *find(
 
 int cpuid_phys_bits(int kvm_fd, unsigned *bits)
 {
-	AUTO_FREE struct kvm_cpuid2 *c = NULL;
 	const struct kvm_cpuid_entry2 *e;
-	int r = cpuid_get(kvm_fd, &c);
+	struct kvm_cpuid2 *c;
+	int error;
 
-	if (r < 0)
-		return r;
+	c = cpuid_get(kvm_fd, &error);
+	if (c == NULL)
+		return error;
 	e = find(c, 0x80000008, 0);
 	*bits = e != NULL ? e->eax & 0xff : 36;
+	free(c);
 	return 0;
 }
 

@@ -7,8 +7,8 @@
 
 struct kvm_cpuid2;
 
-/* KVM's supported CPUID, from the heap; 0 or -errno. */
-int cpuid_get(int kvm_fd, struct kvm_cpuid2 **out);
+/* KVM's supported CPUID, from the heap; NULL with *error, a negative errno. */
+struct kvm_cpuid2 *cpuid_get(int kvm_fd, int *error);
 
 /* Bits of a guest-physical address; 0 or -errno. */
 int cpuid_phys_bits(int kvm_fd, unsigned *bits);

@@ -28,16 +28,19 @@
 
 static int set_cpuid_and_xcr0(int kvm_fd, int fd)
 {
-	AUTO_FREE struct kvm_cpuid2 *id = NULL;
 	struct kvm_xcrs x = {.nr_xcrs = 1};
-	int r = cpuid_get(kvm_fd, &id);
+	struct kvm_cpuid2 *id;
+	int r = 0;
 
-	if (r < 0)
+	id = cpuid_get(kvm_fd, &r);
+	if (id == NULL)
 		return r;
-	if (ioctl(fd, KVM_SET_CPUID2, id) < 0)
-		return -errno;
+	r = ioctl(fd, KVM_SET_CPUID2, id) < 0 ? -errno : 0;
 	x.xcrs[0].xcr = 0;
 	x.xcrs[0].value = cpuid_xcr0(id);
+	free(id);
+	if (r < 0)
+		return r;
 	return ioctl(fd, KVM_SET_XCRS, &x) < 0 ? -errno : 0;
 }
 

@@ -25,9 +25,9 @@ struct gate {
 	pthread_cond_t changed;
 	uint32_t inside;
 	uint32_t closings;
-	/* Called under (lock), at each closing, to make every vCPU leave KVM_RUN
-	 * soon. A vCPU that has passed gate_enter() and not yet begun KVM_RUN must
-	 * leave as well (immediate_exit). */
+	/* Called under (lock), at each closing, to make every vCPU leave
+	 * KVM_RUN soon. A vCPU that has passed gate_enter() and not yet begun
+	 * KVM_RUN must leave as well (immediate_exit). */
 	void (*kick)(void *ctx);
 	void *ctx;
 };

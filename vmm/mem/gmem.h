@@ -22,9 +22,9 @@
 #define GMEM_BANKS_MAX 64
 
 /* Guest-physical layout. */
-#define GMEM_SYS_GPA    0x0ULL         /* the monitor's own: tables, stubs */
-#define GMEM_RAM_GPA    0x100000000ULL /* segment 0: 4 GiB */
-#define GMEM_RAM_MAX    0xf00000000ULL /* 60 GiB */
+#define GMEM_SYS_GPA    0x0ULL          /* the monitor's own: tables, stubs */
+#define GMEM_RAM_GPA    0x100000000ULL  /* segment 0: 4 GiB */
+#define GMEM_RAM_MAX    0xf00000000ULL  /* 60 GiB */
 #define GMEM_PLACES_GPA 0x1000000000ULL /* 64 GiB: segments and views */
 
 struct gmem_bank {
@@ -33,7 +33,8 @@ struct gmem_bank {
 	unsigned char *hva;
 	bool readonly; /* KVM_MEM_READONLY */
 	bool logged;   /* KVM_MEM_LOG_DIRTY_PAGES */
-	/* The monitor is about to write these pages of the bank. May be NULL. */
+	/* The monitor is about to write these pages of the bank. May be NULL.
+	 */
 	void (*wrote)(void *ctx, uint64_t page, uint64_t npages);
 	void *ctx;
 };

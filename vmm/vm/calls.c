@@ -103,29 +103,21 @@ static int wait_ask(struct vm *vm, struct vm_ask *a, int sent)
 }
 
 static int ask(void *ctx, uint16_t type, const void *payload, uint32_t len,
-    struct wire_packet *reply, int *layers, uint32_t *nlayers)
+    struct wire_packet *reply, struct guest_layers *layers)
 {
 	struct vm *vm = ctx;
-	struct vm_ask a = {
-	    .type = type,
-	    .reply = reply,
-	    .layers = layers,
-	    .layers_cap = layers != NULL ? *nlayers : 0,
-	};
+	struct vm_ask a = {.type = type, .reply = reply, .layers = layers};
 	struct wire_msg m = {.type = type, .len = len};
 	int r;
 
 	reply->nfds = 0;
-	if (nlayers != NULL)
-		*nlayers = 0;
+	if (layers != NULL)
+		layers->n = 0;
 	r = add_ask(vm, &a);
 	if (r < 0)
 		return r;
 	m.seq = a.seq;
-	r = wait_ask(vm, &a, wire_send(vm->sock, &m, payload, NULL, 0));
-	if (nlayers != NULL)
-		*nlayers = a.nlayers;
-	return r;
+	return wait_ask(vm, &a, wire_send(vm->sock, &m, payload, NULL, 0));
 }
 
 static void tell(void *ctx, uint16_t type, const void *payload, uint32_t len)
@@ -160,10 +152,11 @@ static struct vm_ask *find_ask(struct vm *vm, const struct wire_msg *m)
 
 /* Layers become the asker's as far as it has room; it sees from their number
  * that some are missing. */
-static void give_layers(struct vm *vm, struct vm_ask *a)
+static void give_layers(struct vm *vm, struct guest_layers *to)
 {
-	for (uint32_t i = 0; i < vm->nlayers && a->nlayers < a->layers_cap; i++)
-		a->layers[a->nlayers++] = take_fd(&vm->layer[i]);
+	for (uint32_t i = 0; to != NULL && i < vm->nlayers && to->n < to->cap;
+	     i++)
+		to->fd[to->n++] = take_fd(&vm->layer[i]);
 	control_drop_layers(vm);
 }
 
@@ -176,7 +169,7 @@ void calls_reply(struct vm *vm)
 	a = find_ask(vm, &p->m);
 	if (a != NULL) {
 		unlink_ask(vm, a);
-		give_layers(vm, a);
+		give_layers(vm, a->layers);
 		a->reply->m = p->m;
 		a->reply->nfds = p->nfds;
 		memcpy(a->reply->fd, p->fd, p->nfds * sizeof(p->fd[0]));

@@ -45,9 +45,7 @@ struct vm_ask {
 	uint16_t type;
 	uint32_t seq;
 	struct wire_packet *reply;
-	int *layers;
-	uint32_t nlayers;
-	uint32_t layers_cap;
+	struct guest_layers *layers; /* may be NULL */
 	int result;
 	bool done;
 };

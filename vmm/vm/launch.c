@@ -112,16 +112,12 @@ static int make_guest(struct vm *vm, struct err *e)
 	return vm->guest != NULL ? 0 : e->code;
 }
 
-int launch(struct vm *vm, struct err *e)
+static int launch_request(struct vm *vm, struct request *q, struct err *e)
 {
-	AUTO_FREE struct request *q = calloc(1, sizeof(*q));
 	AUTO_CLOSE int elf = -1;
 	struct cpu_start start;
-	int r;
+	int r = decode(&vm->in, q, e);
 
-	if (q == NULL)
-		return err_set(e, -ENOMEM, "no memory to launch a program");
-	r = decode(&vm->in, q, e);
 	if (r < 0)
 		return r;
 	elf = wire_take_fd(&vm->in, FD_ELF);
@@ -134,5 +130,17 @@ int launch(struct vm *vm, struct err *e)
 		r = guest_load(vm->guest, elf, q->argv, q->envp, &start, e);
 	if (r == 0)
 		r = vcpu_start(vm->cpu[0].vcpu, &start, e);
+	return r;
+}
+
+int launch(struct vm *vm, struct err *e)
+{
+	struct request *q = calloc(1, sizeof(*q));
+	int r;
+
+	if (q == NULL)
+		return err_set(e, -ENOMEM, "no memory to launch a program");
+	r = launch_request(vm, q, e);
+	free(q);
 	return r;
 }

@@ -40,10 +40,14 @@ int wire_send(int sock, const struct wire_msg *m, const void *payload,
 {
 	struct wire_msg h = *m;
 	union fd_space space;
+	/* sendmsg() does not write to it. */
+	union {
+		const void *in;
+		void *out;
+	} from = {.in = payload};
 	struct iovec iov[2] = {
 	    {.iov_base = &h, .iov_len = sizeof(h)},
-	    /* sendmsg() does not write to it. */
-	    {.iov_base = (void *)(uintptr_t)payload, .iov_len = m->len},
+	    {.iov_base = from.out, .iov_len = m->len},
 	};
 	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = m->len > 0 ? 2 : 1};
 	ssize_t n;
@@ -52,7 +56,7 @@ int wire_send(int sock, const struct wire_msg *m, const void *payload,
 		return -EMSGSIZE;
 	h.magic = WIRE_MAGIC;
 	h.version = WIRE_VERSION;
-	if (nfds > 0)
+	if (fds != NULL && nfds > 0)
 		put_fds(&mh, &space, fds, nfds);
 	do
 		n = sendmsg(sock, &mh, MSG_NOSIGNAL);

@@ -63,9 +63,9 @@ enum wire_type {
 	WIRE_G_DROP,   /* wire_gcap -> */
 	WIRE_G_OPEN, /* name -> wire_opened; fds: runs memfd, layers: /snap/NAME
 		      */
-	WIRE_G_SEGMENT, /* wire_segment (name, size) -> : its bytes are reserved;
-	                 * WIRE_SEG_MADE follows, or WIRE_SEG_GONE with id
-	                 * UINT32_MAX; one at a time */
+	WIRE_G_SEGMENT, /* wire_segment (name, size) -> : its bytes are
+			 * reserved; WIRE_SEG_MADE follows, or WIRE_SEG_GONE
+			 * with id UINT32_MAX; one at a time */
 	WIRE_TYPE_END
 };
 
