@@ -125,20 +125,22 @@ static void init_sregs(struct kvm_sregs *s, const struct kvm_cpu_init *i)
 
 static int init_msrs(struct kvm_cpu *c, const struct kvm_cpu_init *i)
 {
-	struct {
-		struct kvm_msrs m;
-		struct kvm_msr_entry e[3];
-	} q = {
-	    .m.nmsrs = 3,
-	    .e = {{.index = MSR_STAR, .data = i->star},
-		{.index = MSR_LSTAR, .data = i->lstar},
-		{.index = MSR_FMASK, .data = i->fmask}},
+	const struct kvm_msr_entry msr[] = {
+	    {.index = MSR_STAR, .data = i->star},
+	    {.index = MSR_LSTAR, .data = i->lstar},
+	    {.index = MSR_FMASK, .data = i->fmask},
 	};
-	int n = ioctl(c->fd, KVM_SET_MSRS, &q);
+	union {
+		struct kvm_msrs m;
+		unsigned char room[sizeof(struct kvm_msrs) + sizeof(msr)];
+	} q = {.m.nmsrs = sizeof(msr) / sizeof(msr[0])};
+	int n;
 
+	memcpy(q.room + offsetof(struct kvm_msrs, entries), msr, sizeof(msr));
+	n = ioctl(c->fd, KVM_SET_MSRS, &q);
 	if (n < 0)
 		return -errno;
-	return n == 3 ? 0 : -ENOTSUP;
+	return n == (int)q.m.nmsrs ? 0 : -ENOTSUP;
 }
 
 int kvm_cpu_init(struct kvm_cpu *c, const struct kvm_cpu_init *i)
