@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 
 #include "tests/bench/bench.h"
-#include "tests/bench/rig.h"
+#include "tests/rig.h"
 
 #define TURNS 7
 #define NAMES 4

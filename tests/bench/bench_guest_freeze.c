@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 
 #include "tests/bench/bench.h"
-#include "tests/bench/rig.h"
+#include "tests/rig.h"
 
 #define RUNS 7
 #define GIB  (1ULL << 30)

@@ -6,7 +6,7 @@
  * segment costs that had 1,000 random pages changed each time.
  */
 #include "tests/bench/bench.h"
-#include "tests/bench/rig.h"
+#include "tests/rig.h"
 
 #define RUNS    7
 #define READERS 8

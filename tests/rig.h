@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * rig: a private firnd and guests in it, for benchmarks of the whole.
+ * rig: a private firnd and guests in it, for benchmarks and tests of the whole.
  *
- * A benchmark that cannot go on ends the process with a line that says why.
+ * A program that cannot go on ends with a line that says why.
  */
-#ifndef TESTS_BENCH_RIG_H
-#define TESTS_BENCH_RIG_H
+#ifndef TESTS_RIG_H
+#define TESTS_RIG_H
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +27,8 @@
 
 struct rig {
 	char build[PATH_MAX]; /* the build tree this program is in */
+	char dir[32];         /* of the socket, or "" */
+	char socket[48];
 	struct firn *conn;
 	pid_t firnd;
 };
@@ -45,14 +47,15 @@ rig_fail(const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	(void)fprintf(stderr, "bench: ");
+	(void)fprintf(stderr, "rig: ");
 	(void)vfprintf(stderr, fmt, ap);
 	(void)fprintf(stderr, "\n");
 	va_end(ap);
 	exit(1);
 }
 
-static inline void rig_start(struct rig *g)
+/* (listen): further clients can connect, with rig_client(). */
+static inline void rig_start_as(struct rig *g, bool listen)
 {
 	char self[PATH_MAX];
 	char path[PATH_MAX + 16];
@@ -70,6 +73,14 @@ static inline void rig_start(struct rig *g)
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) != 0 ||
 	    pipe2(life, O_CLOEXEC) != 0)
 		rig_fail("no socket: %s", strerror(errno));
+	g->dir[0] = '\0';
+	if (listen) {
+		(void)snprintf(g->dir, sizeof(g->dir), "/tmp/firn-rig.XXXXXX");
+		if (mkdtemp(g->dir) == NULL)
+			rig_fail("%s: %s", g->dir, strerror(errno));
+		(void)snprintf(
+		    g->socket, sizeof(g->socket), "%s/firn.sock", g->dir);
+	}
 	g->firnd = fork();
 	if (g->firnd == 0) {
 		int conn = fcntl(sv[1], F_DUPFD, 10);
@@ -80,6 +91,7 @@ static inline void rig_start(struct rig *g)
 		(void)close(conn);
 		(void)close(end);
 		(void)execl(path, "firnd", "--adopt", "3", "--die-with-fd", "4",
+		    "--quiet", listen ? "--socket" : (char *)NULL, g->socket,
 		    (char *)NULL);
 		_exit(127);
 	}
@@ -89,12 +101,33 @@ static inline void rig_start(struct rig *g)
 		rig_fail("no firnd: %s", e.msg);
 }
 
+static inline void rig_start(struct rig *g)
+{
+	rig_start_as(g, false);
+}
+
+/* One more connection; firnd serves its socket once it has answered on the
+ * first. */
+static inline struct firn *rig_client(struct rig *g)
+{
+	struct firn_error e = {0};
+	struct firn *c;
+
+	if (firn_connect(g->socket, &c, &e) != 0)
+		rig_fail("%s: %s", g->socket, e.msg);
+	return c;
+}
+
 static inline void rig_stop(struct rig *g)
 {
 	firn_close(g->conn);
 	(void)kill(g->firnd, SIGTERM);
 	while (waitpid(g->firnd, NULL, 0) < 0 && errno == EINTR)
 		;
+	if (g->dir[0] != '\0') {
+		(void)unlink(g->socket);
+		(void)rmdir(g->dir);
+	}
 }
 
 /* The result of a call; takes (params) over. The caller's to put. */
@@ -155,7 +188,7 @@ static inline void rig_launch(struct rig *g, struct rig_vm *vm,
 	vm->out = fdopen(out[0], "r");
 }
 
-/* The guest's next line, without its end; fails the benchmark at the end. */
+/* The guest's next line, without its end; fails at the end. */
 static inline void rig_line(struct rig_vm *vm, char *buf, size_t len)
 {
 	if (fgets(buf, (int)len, vm->out) == NULL)
@@ -186,4 +219,4 @@ static inline void rig_drop(struct rig *g, uint64_t snapshot)
 	    g, "snapshot.drop", json_pack("{s:s}", "snapshot", ref), NULL, 0));
 }
 
-#endif /* TESTS_BENCH_RIG_H */
+#endif /* TESTS_RIG_H */
