@@ -101,10 +101,12 @@ static int build(struct cli *c, struct show *s, const char *file)
 	    send_text(c, &s->pub, file) != 0 ||
 	    demo_hear(c, &s->pub, line, sizeof(line)) != 0)
 		return -1;
-	if (sscanf(line, "built %llu %llu", &rows, &len) != 2) {
+	if (strncmp(line, "built ", 6) != 0 || strchr(line + 6, ' ') == NULL) {
 		cli_fail(c, "the publisher said: %s", line);
 		return -1;
 	}
+	rows = number_at(line + 6);
+	len = number_at(strchr(line + 6, ' ') + 1);
 	s->db_len = len;
 	printf("publisher: committed %llu rows, %.1f MB of database in a "
 	       "segment of %llu MiB\n",

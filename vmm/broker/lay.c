@@ -107,9 +107,9 @@ static int count_run(void *ctx, const struct page_run *r)
 	uint64_t first = r->page / LEAF_NPAGES;
 	uint64_t last = (r->page + r->npages - 1) / LEAF_NPAGES;
 
-	if (first == last)
-		c->extents[first]++;
-	else if (r->page % LEAF_NPAGES != 0)
+	/* A leaf that lies within the run has one extent, and needs no count.
+	 */
+	if (first == last || r->page % LEAF_NPAGES != 0)
 		c->extents[first]++;
 	if (first != last && (r->page + r->npages) % LEAF_NPAGES != 0)
 		c->extents[last]++;

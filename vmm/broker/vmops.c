@@ -357,34 +357,36 @@ static void unmap_answer(
 	free(op);
 }
 
+static int unmap(struct bvm *vm, struct ctl_req *rq, struct err *e)
+{
+	struct bplace *p = place_find(vm, ctl_str(rq, "view"), e);
+	struct wire_place w = {0};
+	struct unmap_op *op;
+	int rc;
+
+	if (p == NULL)
+		return e->code;
+	if (p->shown == NULL)
+		return err_set(e, -EPERM,
+		    "'%.64s' is a segment; only views can be unmapped",
+		    p->name);
+	op = calloc(1, sizeof(*op));
+	if (op == NULL)
+		return err_set(e, -ENOMEM, "no memory for a request");
+	op->rq = rq;
+	op->id = w.id = p->id;
+	rc =
+	    vm_ask(vm, WIRE_UNMAP, &w, sizeof(w), NULL, 0, unmap_answer, op, e);
+	if (rc != 0)
+		free(op);
+	return rc;
+}
+
 void op_view_unmap(void *ctx, struct ctl_req *rq)
 {
 	struct bvm *vm = req_vm(ctx, rq, true);
-	struct unmap_op *op = NULL;
-	struct wire_place w = {0};
 	struct err e = {0};
-	struct bplace *p;
 
-	if (vm == NULL)
-		return;
-	p = place_find(vm, ctl_str(rq, "view"), &e);
-	if (p != NULL && p->shown == NULL)
-		(void)err_set(&e, -EPERM,
-		    "'%.64s' is a segment; only views can be unmapped",
-		    p->name);
-	if (e.code == 0) {
-		op = calloc(1, sizeof(*op));
-		if (op == NULL)
-			(void)err_set(&e, -ENOMEM, "no memory for a request");
-	}
-	if (e.code == 0) {
-		op->rq = rq;
-		op->id = w.id = p->id;
-		(void)vm_ask(vm, WIRE_UNMAP, &w, sizeof(w), NULL, 0,
-		    unmap_answer, op, &e);
-	}
-	if (e.code != 0) {
-		free(op);
+	if (vm != NULL && unmap(vm, rq, &e) != 0)
 		ctl_fail(rq, &e);
-	}
 }
