@@ -593,10 +593,10 @@ static void check_steps(const struct place_frozen *f, const uint32_t *want)
 				got[r->page + k] = 0;
 				if (r->layer == RUN_ZERO)
 					continue;
-				assert_int_equal(4,
-				    pread(f->step[s].layer_fd,
-					&got[r->page + k], 4,
-					(off_t)(r->index + k) * 4096));
+				assert_int_equal(
+				    4, pread(f->step[s].layer_fd,
+					   &got[r->page + k], 4,
+					   (off_t)(r->index + k) * 4096));
 			}
 		}
 	assert_memory_equal(got, want, sizeof(got));

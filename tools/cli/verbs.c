@@ -223,11 +223,12 @@ const struct verb cli_verbs[] = {
     {.name = "demo",
 	.words = "[publish [FILE] | attack]",
 	.summary = "show what firn is for, with real guests",
-	.notes = "publish: a guest builds an SQLite database in a segment, from "
-		 "FILE (any text or\nCSV) or texts that Debian ships; three "
-		 "others query the frozen bytes in place\nwhile it goes on "
-		 "writing. attack: the publisher turned malicious. Both if "
-		 "none\nis named.",
+	.notes =
+	    "publish: a guest builds an SQLite database in a segment, from "
+	    "FILE (any text or\nCSV) or texts that Debian ships; three "
+	    "others query the frozen bytes in place\nwhile it goes on "
+	    "writing. attack: the publisher turned malicious. Both if "
+	    "none\nis named.",
 	.max = 2,
 	.link = LINK_PRIVATE,
 	.check = check_demo,
