@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* firnd: the broker as a process. */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <libgen.h>
 #include <limits.h>
@@ -237,6 +238,21 @@ static int run(const struct options *o, struct err *e)
 	return rc;
 }
 
+/* Monitors get theirs in the places of these, so that nothing else may stand
+ * there. */
+static bool hold_standard(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd < 0)
+		return false;
+	(void)close(fd);
+	return true;
+}
+
 int main(int argc, char **argv)
 {
 	struct options o = {.adopt = -1, .die_with = -1};
@@ -245,6 +261,8 @@ int main(int argc, char **argv)
 
 	if (rc != 0)
 		return rc - 1;
+	if (!hold_standard())
+		return 1;
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	if (run(&o, &e) == 0)

@@ -23,6 +23,8 @@ struct diff_op {
 	bool exact;
 	uint32_t max; /* extents that a guest wants */
 	unsigned pending;
+	diff_end_fn *end; /* or NULL */
+	void *end_ctx;
 	struct fdtab tab;
 	struct extents out;
 	uint64_t nodes;
@@ -31,15 +33,24 @@ struct diff_op {
 	struct err e;
 };
 
+static void diff_end(struct diff_op *op, bool answered)
+{
+	if (op->end != NULL)
+		op->end(op->b, answered, op->end_ctx);
+	op->end = NULL;
+}
+
 static void diff_free(struct diff_op *op)
 {
+	diff_end(op, false);
 	for (int i = 0; i < 2; i++)
 		if (op->have[i])
 			map_put(&op->b->store, &op->map[i]);
 	fdtab_free(&op->tab);
+	/* The maps of places as they were may have been the last holders. */
+	layers_reap(op->b);
 	free(op->out.x);
 	free(op);
-	/* the maps of places as they were may have been the last holders */
 }
 
 /* --- in a worker thread ----------------------------------------------------
@@ -138,14 +149,21 @@ int extents_result(
 		if (*fd < 0)
 			return *fd;
 		return json_object_set_new(
-		    result, "extents_fd", json_integer(0));
+			   result, "extents_fd", json_integer(0)) == 0
+			   ? 0
+			   : -ENOMEM;
 	}
 	list = json_array();
 	for (uint64_t i = 0; i < n; i++)
 		(void)json_array_append_new(
 		    list, json_pack("[I,I]", (json_int_t)x[i].first,
 			      (json_int_t)x[i].npages));
-	return json_object_set_new(result, "extents", list);
+	/* One that had no memory is missing, and so the list is wrong. */
+	if (json_array_size(list) != n) {
+		json_decref(list);
+		return -ENOMEM;
+	}
+	return json_object_set_new(result, "extents", list) == 0 ? 0 : -ENOMEM;
 }
 
 static void answer_client(struct diff_op *op)
@@ -159,12 +177,12 @@ static void answer_client(struct diff_op *op)
 
 	if (rc != 0) {
 		json_decref(r);
-		(void)err_set(&e, rc < -1 ? rc : -ENOMEM,
-		    "no memory for the list of pages");
+		(void)err_set(&e, rc, "no memory for the list of pages");
 		ctl_fail(op->a.rq, &e);
-		return;
+	} else {
+		diff_end(op, !ctl_req_cancelled(op->a.rq));
+		ctl_reply(op->a.rq, r, &fd, fd >= 0 ? 1 : 0);
 	}
-	ctl_reply(op->a.rq, r, &fd, fd >= 0 ? 1 : 0);
 	if (fd >= 0)
 		(void)close(fd);
 }
@@ -206,7 +224,6 @@ static void diff_done(struct work *w)
 	else
 		answer_guest(op);
 	diff_free(op);
-	layers_reap(b);
 }
 
 /* --- getting the maps ------------------------------------------------------
@@ -303,18 +320,21 @@ void diff(struct broker *b, struct asker a, const struct side side[2],
 }
 
 void diff_maps(struct broker *b, struct asker a, struct map x, struct map y,
-    bool exact, uint32_t max)
+    diff_end_fn *end, void *ctx)
 {
-	struct diff_op *op = diff_new(b, a, exact, max);
+	struct diff_op *op = diff_new(b, a, true, 0);
 
 	if (op == NULL) {
 		map_put(&b->store, &x);
 		map_put(&b->store, &y);
+		end(b, false, ctx);
 		return;
 	}
 	op->map[0] = x;
 	op->map[1] = y;
 	op->have[0] = op->have[1] = true;
+	op->end = end;
+	op->end_ctx = ctx;
 	diff_ready(op);
 }
 

@@ -17,6 +17,9 @@
 
 #include "vmm/broker/internal.h"
 
+/* Room for WIRE_CURSOR_CLIENT before it and a NUL behind. */
+#define CURSOR_NAME_MAX (FIRN_NAME_MAX - 2u)
+
 static struct cursor *cursor_find(struct bplace *p, const char *name)
 {
 	for (uint32_t i = 0; i < CURSORS_MAX; i++)
@@ -62,6 +65,10 @@ static int bits_to_extents(const uint64_t *w, uint64_t nbits,
 		if (*n == cap) {
 			struct firn_extent *p;
 
+			if (*n >= RUNS_MAX) {
+				free(x);
+				return -E2BIG;
+			}
 			cap = cap == 0 ? 64 : cap * 2;
 			p = realloc(x, cap * sizeof(*x));
 			if (p == NULL) {
@@ -103,37 +110,86 @@ static int plain_result(struct ctl_req *rq, const uint64_t *words,
 
 struct plain_op {
 	struct ctl_req *rq;
+	uint32_t place;
 	uint64_t npages;
+	bool peek;
+	char cursor[FIRN_NAME_MAX];
 };
+
+/* The bitmap in (fd), with what the cursor still owes; NULL with *rc. */
+static uint64_t *plain_bits(
+    const struct plain_op *op, int fd, const struct cursor *c, int *rc)
+{
+	size_t want = (op->npages + 63) / 64 * 8;
+	void *bits = NULL;
+	void *owed = NULL;
+	size_t len = 0;
+
+	*rc = fd < 0 ? -EPROTO : wire_slurp(fd, want, &bits, &len);
+	if (*rc == 0 && len != want)
+		*rc = -EPROTO;
+	if (*rc == 0 && c != NULL && c->owes) {
+		*rc = wire_slurp(c->owed, want, &owed, &len);
+		for (size_t i = 0; *rc == 0 && i < len / 8; i++)
+			((uint64_t *)bits)[i] |= ((uint64_t *)owed)[i];
+		free(owed);
+	}
+	if (*rc == 0)
+		return bits;
+	free(bits);
+	return NULL;
+}
+
+/* The monitor has forgotten these bits (in *fd) and nobody was told of them:
+ * the next answer of this cursor has them too. */
+static void plain_owe(struct cursor *c, int *fd)
+{
+	if (c == NULL || c->owes)
+		return;
+	c->owed = *fd;
+	c->owes = true;
+	*fd = -1;
+}
+
+static void plain_paid(struct cursor *c)
+{
+	if (c == NULL || !c->owes)
+		return;
+	(void)close(c->owed);
+	c->owes = false;
+}
 
 static void plain_answer(
     struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)
 {
 	struct plain_op *op = ctx;
+	struct bplace *p = pk == NULL ? NULL : place_by_id(vm, op->place);
+	struct cursor *c = p == NULL ? NULL : cursor_find(p, op->cursor);
 	struct err e = {0};
 	json_t *result = NULL;
-	void *data = NULL;
-	size_t len = 0;
-	size_t want = (op->npages + 63) / 64 * 8;
+	uint64_t *bits = NULL;
 	int bitmap = -1;
 	int fd = -1;
 	int rc = pk == NULL ? err_set(&e, -ESRCH, "the VM ended meanwhile")
 			    : packet_err(pk, &e);
 
+	if (c != NULL)
+		c->busy = false;
 	if (rc == 0) {
 		bitmap = wire_take_fd(pk, 0);
-		rc = bitmap < 0 ? -EPROTO
-				: wire_slurp(bitmap, want, &data, &len);
-		if (rc == 0 && len != want)
-			rc = -EPROTO;
+		bits = plain_bits(op, bitmap, c, &rc);
+		if (rc == -EPROTO || rc == -EFBIG || rc == -EINVAL)
+			vm_kill(b, vm); /* no monitor of ours answers so */
 		if (rc == 0)
 			rc = plain_result(
-			    op->rq, data, op->npages, &result, &fd);
-		if (rc == -EPROTO)
-			vm_kill(b, vm);
+			    op->rq, bits, op->npages, &result, &fd);
 		if (rc != 0)
 			(void)err_set(&e, rc, "the bitmap cannot be used: %s",
 			    strerror(-rc));
+		if (!op->peek && (rc != 0 || ctl_req_cancelled(op->rq)))
+			plain_owe(c, &bitmap);
+		else if (!op->peek)
+			plain_paid(c);
 	}
 	if (rc != 0)
 		ctl_fail(op->rq, &e);
@@ -143,29 +199,39 @@ static void plain_answer(
 		(void)close(bitmap);
 	if (fd >= 0)
 		(void)close(fd);
-	free(data);
+	free(bits);
 	free(op);
 }
 
 static int plain(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
-    const char *cursor, struct err *e)
+    struct cursor *c, struct err *e)
 {
-	struct wire_dirty w = {
-	    .id = p->id,
-	    .flags = ctl_bool(rq, "peek") ? FIRN_PEEK : 0,
-	};
-	struct plain_op *op = calloc(1, sizeof(*op));
+	struct wire_dirty w = {.id = p->id};
+	struct plain_op *op;
 	int rc;
 
+	if (c->busy)
+		return err_set(e, -EBUSY,
+		    "another query of cursor '%s' is under way; try again",
+		    c->name);
+	op = calloc(1, sizeof(*op));
 	if (op == NULL)
 		return err_set(e, -ENOMEM, "no memory for a query");
 	op->rq = rq;
+	op->place = p->id;
 	op->npages = p->npages;
-	(void)snprintf(w.cursor, sizeof(w.cursor), "%s", cursor);
+	op->peek = ctl_bool(rq, "peek");
+	memcpy(op->cursor, c->name, sizeof(op->cursor));
+	/* What is owed is held but once: until it is paid, the monitor keeps
+	 * its bits. */
+	w.flags = op->peek || c->owes ? FIRN_PEEK : 0;
+	(void)snprintf(
+	    w.cursor, sizeof(w.cursor), WIRE_CURSOR_CLIENT "%.62s", c->name);
 	rc =
 	    vm_ask(vm, WIRE_DIRTY, &w, sizeof(w), NULL, 0, plain_answer, op, e);
 	if (rc != 0)
 		free(op);
+	c->busy = rc == 0;
 	return rc;
 }
 
@@ -175,8 +241,27 @@ static int plain(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
 struct exact_op {
 	struct ctl_req *rq;
 	bool peek;
+	uint64_t vm;
+	uint32_t place;
+	struct map to; /* where the cursor goes once this is told */
 	char cursor[FIRN_NAME_MAX];
 };
+
+static void exact_end(struct broker *b, bool answered, void *ctx)
+{
+	struct exact_op *op = ctx;
+	struct bvm *vm = vm_by_id(b, op->vm);
+	struct bplace *p = vm == NULL ? NULL : place_by_id(vm, op->place);
+	struct cursor *c = p == NULL ? NULL : cursor_find(p, op->cursor);
+
+	if (answered && !op->peek && c != NULL && c->exact &&
+	    p->npages == op->to.npages) {
+		map_put(&b->store, &c->base);
+		c->base = map_get(&b->store, &op->to);
+	}
+	map_put(&b->store, &op->to);
+	free(op);
+}
 
 static void exact_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
     struct lifted *l, const struct err *why, void *ctx)
@@ -184,9 +269,7 @@ static void exact_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 	struct exact_op *op = ctx;
 	struct cursor *c;
 	struct err e;
-	struct map base;
 
-	(void)vm;
 	if (why != NULL) {
 		ctl_fail(op->rq, why);
 		free(op);
@@ -205,13 +288,11 @@ static void exact_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 		c->base = map_get(&b->store, &l->map);
 		c->exact = true;
 	}
-	base = map_get(&b->store, &c->base);
-	if (!op->peek) {
-		map_put(&b->store, &c->base);
-		c->base = map_get(&b->store, &l->map);
-	}
-	diff_maps(b, asker_client(op->rq), base, l->map, true, 0);
-	free(op);
+	op->vm = vm->id;
+	op->place = p->id;
+	op->to = map_get(&b->store, &l->map);
+	diff_maps(b, asker_client(op->rq), map_get(&b->store, &c->base), l->map,
+	    exact_end, op);
 }
 
 static int exact(struct broker *b, struct ctl_req *rq, struct bvm *vm,
@@ -235,6 +316,23 @@ static int exact(struct broker *b, struct ctl_req *rq, struct bvm *vm,
 	return rc;
 }
 
+/* A new cursor starts now, unless the question cannot even be put. */
+static int plain_begin(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
+    struct cursor *c, const char *cursor, struct err *e)
+{
+	bool is_new = c == NULL;
+	int rc;
+
+	c = cursor_take(p, cursor);
+	if (c == NULL)
+		return err_set(e, -ENOSPC, "a segment has at most %u cursors",
+		    CURSORS_MAX);
+	rc = plain(rq, vm, p, c, e);
+	if (rc != 0 && is_new)
+		*c = (struct cursor){0};
+	return rc;
+}
+
 void op_dirty_query(void *ctx, struct ctl_req *rq)
 {
 	struct broker *b = ctx;
@@ -253,7 +351,7 @@ void op_dirty_query(void *ctx, struct ctl_req *rq)
 		c = cursor_find(p, cursor);
 	if (p == NULL)
 		rc = e.code;
-	else if (!name_ok(cursor))
+	else if (!name_ok(cursor) || strlen(cursor) > CURSOR_NAME_MAX)
 		rc = err_set(
 		    &e, -EINVAL, "'%.64s' is not a name for a cursor", cursor);
 	else if (p->flags & FIRN_SEG_VIEW_RO)
@@ -265,11 +363,8 @@ void op_dirty_query(void *ctx, struct ctl_req *rq)
 		    cursor);
 	else if (ctl_bool(rq, "exact") || (c != NULL && c->exact))
 		rc = exact(b, rq, vm, p, cursor, &e);
-	else if (cursor_take(p, cursor) == NULL)
-		rc = err_set(&e, -ENOSPC, "a segment has at most %u cursors",
-		    CURSORS_MAX);
 	else
-		rc = plain(rq, vm, p, cursor, &e);
+		rc = plain_begin(rq, vm, p, c, cursor, &e);
 	if (rc != 0)
 		ctl_fail(rq, &e);
 }

@@ -109,31 +109,45 @@ static void g_lookup(
 		asker_answer_guest(b, &a, cap, NULL, 0, NULL, 0);
 }
 
-static int count_layers(void *ctx, const struct page_run *r)
-{
-	struct {
-		uint32_t last, n;
-	} *c = ctx;
+/* The layers of a map, each once. */
+struct census {
+	struct fdtab tab;
+	bool *seen; /* by position in tab */
+	uint32_t n;
+	bool sealed; /* as the kernel says of every one of them */
+};
 
-	if (r->layer != RUN_ZERO && r->layer != c->last) {
-		c->last = r->layer;
-		c->n++;
-	}
-	return 0;
-}
-
-/* What the kernel says of every layer of the map. */
-static int ask_sealed(void *ctx, const struct page_run *r)
+static int count_layer(void *ctx, const struct page_run *r)
 {
 	const int want =
 	    F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-	struct broker *b = ctx;
-	int fd;
+	struct census *c = ctx;
+	uint32_t at = fdtab_index(&c->tab, r->layer);
+	int seals;
 
-	if (r->layer == RUN_ZERO)
+	if (r->layer == RUN_ZERO || c->seen[at])
 		return 0;
-	fd = layer_fd(b->layers, r->layer);
-	return fd >= 0 && fcntl(fd, F_GET_SEALS) == want ? 0 : -EPERM;
+	c->seen[at] = true;
+	c->n++;
+	seals = fcntl(c->tab.fd[at], F_GET_SEALS);
+	if (seals < 0 || (seals & want) != want)
+		c->sealed = false;
+	return 0;
+}
+
+static int take_census(struct broker *b, const struct map *m, struct census *c)
+{
+	int rc = fdtab_make(b, &c->tab);
+
+	if (rc != 0)
+		return rc;
+	c->sealed = true;
+	c->seen = calloc((size_t)c->tab.n + 1, sizeof(*c->seen));
+	rc = c->seen == NULL ? -ENOMEM
+			     : map_walk(m, 0, m->npages, count_layer, c);
+	free(c->seen);
+	fdtab_free(&c->tab);
+	return rc;
 }
 
 static void g_describe(
@@ -141,12 +155,11 @@ static void g_describe(
 {
 	struct wire_gcap g;
 	struct firn_cap_info info = {.kind = FIRN_CAP_SNAPSHOT};
-	struct {
-		uint32_t last, n;
-	} count = {RUN_ZERO, 0};
+	struct census count = {.n = 0};
 	const struct cap *c;
 	struct snap *s;
 	struct err e = {0};
+	int rc;
 
 	if (take(&a, b, pk, &g, sizeof(g)) != 0)
 		return;
@@ -158,11 +171,15 @@ static void g_describe(
 	info.rights = c->rights;
 	info.object = s->id;
 	info.size = s->map.npages * PAGE_SIZE;
-	info.sealed = map_walk(&s->map, 0, s->map.npages, ask_sealed, b) == 0;
-	if (c->rights & FIRN_RIGHT_DIFF) {
-		(void)map_walk(&s->map, 0, s->map.npages, count_layers, &count);
-		info.layers = count.n;
+	rc = take_census(b, &s->map, &count);
+	if (rc != 0) {
+		asker_fail(b, &a,
+		    (err_set(&e, rc, "no memory to look at its layers"), &e));
+		return;
 	}
+	info.sealed = count.sealed;
+	if (c->rights & FIRN_RIGHT_DIFF)
+		info.layers = count.n;
 	asker_answer_guest(b, &a, 0, &info, sizeof(info), NULL, 0);
 }
 
@@ -276,6 +293,7 @@ static void seg_made(struct broker *b, struct bvm *vm, struct wire_packet *pk)
 	}
 	w.flags = 0;
 	if (p != NULL || w.size == 0 || w.size != vm->reserved_next ||
+	    w.id == UINT32_MAX || !name_ok(w.name) ||
 	    place_add(b, vm, &w, NULL, NULL) == NULL)
 		vm_kill(b, vm);
 	vm->reserved_next = 0;

@@ -27,21 +27,23 @@
 #include "vmm/map/map.h"
 #include "vmm/wire/wire.h"
 
-#define VMS_MAX           128u /* those that ended and are remembered counted */
-#define SNAPS_MAX         65536u
-#define SNAP_BUCKETS      1024u
-#define CAPS_CLIENT       CAP_SLOTS_MAX
-#define CAPS_GUEST        256u
-#define HOMES_MAX         64u
-#define CALLS_MAX         64u  /* unanswered requests to one monitor */
-#define GUEST_CALLS_MAX   64u  /* of one VM, that wait for other work */
-#define LINK_QUEUE_MAX    256u /* packets that wait for a monitor to read */
-#define CURSORS_MAX       8u   /* of one place */
-#define STEPS_PENDING_MAX 16u  /* of one place */
-#define RUNS_MAX          (4u << 20) /* of one step, one view, one diff */
-#define EXTENTS_INLINE    4096u      /* in a reply; more come as a memfd */
-#define RESERVE_FDS       16u /* kept so that a freeze's answer is never lost */
-#define KILL_GRACE_MS     2000u
+#define VMS_MAX         128u /* those that ended and are remembered counted */
+#define SNAPS_MAX       65536u
+#define SNAP_BUCKETS    1024u
+#define CAPS_CLIENT     CAP_SLOTS_MAX
+#define CAPS_GUEST      256u
+#define HOMES_MAX       64u
+#define CALLS_MAX       64u /* unanswered requests to one monitor */
+#define GRANTS_MAX      512u
+#define GUEST_CALLS_MAX 64u        /* of one VM, that wait for other work */
+#define LINK_QUEUE_MAX  256u       /* packets that wait for a monitor to read */
+#define CURSORS_MAX     8u         /* of one place */
+#define RUNS_MAX        (4u << 20) /* of one step, one view, one diff */
+#define EXTENTS_INLINE  4096u      /* in a reply; more come as a memfd */
+#define RESERVE_FDS     16u /* kept so that a freeze's answer is never lost */
+#define KILL_GRACE_MS   2000u
+#define PACKETS_A_ROUND 32u   /* of one monitor, before others' turn */
+#define LAST_WORDS_MAX  4096u /* packets; more than a socket holds */
 
 struct link_out;
 
@@ -95,13 +97,15 @@ struct client {
 /* What a monitor told and no map has yet: kept until it is applied. */
 struct step {
 	struct step *next;
+	int runs_fd; /* not yet read, or -1 */
 	struct page_run *runs;
-	size_t nruns;
+	uint64_t nruns;
 	int fd; /* not yet adopted, or -1 */
 	uint64_t npages;
 	uint32_t layer; /* adopted, or RUN_ZERO */
 	bool first;
 	bool checked; /* its runs name (layer) by id */
+	bool severed; /* the place read zero after it */
 };
 
 /* Of the clients; a plain one's bits are with the monitor. */
@@ -109,6 +113,9 @@ struct cursor {
 	char name[FIRN_NAME_MAX]; /* "": free */
 	bool exact;
 	struct map base; /* of an exact one */
+	bool busy;       /* a plain one that the monitor is asked of */
+	bool owes;       /* (owed): a bitmap that no answer had */
+	int owed;
 };
 
 struct bplace {
@@ -123,6 +130,11 @@ struct bplace {
 	struct snap *shown;   /* a view's, held */
 	uint64_t last_snap;   /* parent of the next */
 	struct step *pending; /* oldest first */
+	bool severing;        /* the monitor was asked to */
+	/* Severed, and not yet anybody's: the next sever gives it. */
+	bool has_severed;
+	struct map severed;
+	struct wire_frozen severed_f;
 	struct cursor cursor[CURSORS_MAX];
 };
 
@@ -156,6 +168,7 @@ struct bvm {
 	struct ctl_conn *attached; /* ends with this connection; or NULL */
 	bool forget;               /* no record is to be kept when it ends */
 	bool dead;                 /* swept away soon */
+	bool killed;               /* told to end; SIGKILL follows */
 
 	pid_t pid;
 	int pidfd;
@@ -165,6 +178,7 @@ struct bvm {
 	uint32_t seq;
 	uint32_t ncalls;
 	struct call *calls;
+	uint32_t ngrants;      /* of its guest's freezes to its owner */
 	uint32_t nguest_calls; /* of its guest, that wait for other work */
 
 	uint64_t mem;
@@ -279,7 +293,8 @@ void link_close(struct link *l);
  * nothing was sent. */
 int link_send(struct link *l, const struct wire_msg *m, const void *payload,
     const int *fds, uint32_t nfds);
-void link_flush(struct link *l);
+/* Send what waits. Not 0: a packet could not be sent and is lost. */
+int link_flush(struct link *l);
 
 /* --- vm.c: monitors ---------------------------------------------------------
  */
@@ -302,6 +317,8 @@ int vm_send(struct bvm *vm, uint16_t type, uint32_t seq, int64_t status,
 void vm_kill(struct broker *b, struct bvm *vm);
 /* The status of (p) as an error, with the monitor's reason; 0 if it is one. */
 int packet_err(const struct wire_packet *p, struct err *e);
+/* Are the descriptors there that an answer may bring? */
+bool reserve_ok(struct broker *b);
 void vms_detach(struct broker *b, struct ctl_conn *conn);
 int vms_init(struct broker *b, struct err *e);
 void vms_free(struct broker *b);
@@ -365,9 +382,11 @@ struct side {
 };
 void diff(struct broker *b, struct asker a, const struct side side[2],
     bool exact, uint32_t max);
-/* Compare two maps, both taken over; for exact cursors. */
+/* Compare two maps byte by byte, both taken over; for exact cursors. (end) is
+ * called once, whether the asker gets the answer or not. */
+typedef void diff_end_fn(struct broker *b, bool answered, void *ctx);
 void diff_maps(struct broker *b, struct asker a, struct map x, struct map y,
-    bool exact, uint32_t max);
+    diff_end_fn *end, void *ctx);
 json_t *extents_json(const struct firn_extent *x, uint64_t n);
 /* Put (x) into (result): "extents", or "extents_fd" with *fd to send. */
 int extents_result(

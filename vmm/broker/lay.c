@@ -53,6 +53,7 @@ static void lay_free(struct lay_op *op)
 		(void)close(op->zero_fd);
 	if (op->copied.fd >= 0)
 		(void)close(op->copied.fd);
+	layers_reap(op->b);
 	free(op);
 }
 
@@ -375,23 +376,20 @@ static int send_layers(struct bvm *vm, const struct numbered *x, uint32_t *sent)
 	return 0;
 }
 
-static int send_map(struct lay_op *op, struct bvm *vm, const struct numbered *x,
-    const int *fds, uint32_t nfds, struct err *e)
+/* All of a mapping that can fail before the monitor is told of it; *out is to
+ * be freed, and its bytes released, if it is not asked. */
+static int map_prepare(struct lay_op *op, struct bvm *vm,
+    const struct numbered *x, struct map_op **out, struct err *e)
 {
-	struct wire_map m = {
-	    .npages = op->base.npages,
-	    .gpa = op->r.gpa,
-	    .nruns = x->runs.n,
-	    .snapshot = op->r.snap->id,
-	    .nlayers = x->n,
-	    .mode = op->r.mode,
-	};
-	struct map_op *mo = calloc(1, sizeof(*mo));
-	int rc;
+	struct map_op *mo;
 
+	if (vm->ncalls >= CALLS_MAX)
+		return err_set(e, -EBUSY,
+		    "%u requests wait for this VM's monitor; try again",
+		    CALLS_MAX);
+	mo = calloc(1, sizeof(*mo));
 	if (mo == NULL)
 		return err_set(e, -ENOMEM, "no memory for a view");
-	memcpy(m.name, op->r.name, sizeof(m.name));
 	mo->a = op->a;
 	mo->r = op->r;
 	mo->extents = x->runs.n;
@@ -401,15 +399,28 @@ static int send_map(struct lay_op *op, struct bvm *vm, const struct numbered *x,
 		free(mo);
 		return e->code;
 	}
-	rc = vm_ask(vm, WIRE_MAP, &m, sizeof(m), fds, nfds, map_answer, mo, e);
-	if (rc != 0) {
-		free(mo);
-		if (op->r.mode == FIRN_MAP_COW)
-			bank_release(op->b, vm, op->base.npages * PAGE_SIZE);
-		return rc;
-	}
-	(void)snap_hold(op->r.snap);
+	*out = mo;
 	return 0;
+}
+
+static int send_map(struct lay_op *op, struct bvm *vm, const struct numbered *x,
+    struct map_op *mo, const int *fds, uint32_t nfds, struct err *e)
+{
+	struct wire_map m = {
+	    .npages = op->base.npages,
+	    .gpa = op->r.gpa,
+	    .nruns = x->runs.n,
+	    .snapshot = op->r.snap->id,
+	    .nlayers = x->n,
+	    .mode = op->r.mode,
+	};
+	int rc;
+
+	memcpy(m.name, op->r.name, sizeof(m.name));
+	rc = vm_ask(vm, WIRE_MAP, &m, sizeof(m), fds, nfds, map_answer, mo, e);
+	if (rc == 0)
+		(void)snap_hold(op->r.snap);
+	return rc;
 }
 
 static void send_opened(
@@ -424,13 +435,45 @@ static void send_opened(
 	asker_answer_guest(op->b, &op->a, 0, &o, sizeof(o), fds, nfds);
 }
 
+/* The layers, then what they are for. Half of it cannot be unsaid, so then the
+ * VM has to end. */
+static int lay_tell(struct lay_op *op, struct bvm *vm, const struct numbered *x,
+    int runs_fd, struct err *e)
+{
+	struct map_op *mo = NULL;
+	int fds[WIRE_FDS_MAX] = {runs_fd};
+	uint32_t nfds = 1;
+	uint32_t sent = 0;
+	int rc = op->r.open ? 0 : map_prepare(op, vm, x, &mo, e);
+
+	if (rc != 0)
+		return rc;
+	rc = send_layers(vm, x, &sent);
+	if (rc != 0)
+		(void)err_set(e, rc, "the monitor does not take the layers");
+	while (rc == 0 && sent + nfds - 1 < x->n) {
+		fds[nfds] = x->layer[sent + nfds - 1];
+		nfds++;
+	}
+	if (rc == 0 && op->r.open)
+		send_opened(op, x, fds, nfds);
+	else if (rc == 0)
+		rc = send_map(op, vm, x, mo, fds, nfds, e);
+	if (rc == 0)
+		return 0;
+	if (mo != NULL && op->r.mode == FIRN_MAP_COW)
+		bank_release(op->b, vm, op->base.npages * PAGE_SIZE);
+	free(mo);
+	if (x->n >= WIRE_FDS_MAX)
+		vm_kill(op->b, vm);
+	return rc;
+}
+
 static int lay_try(
     struct lay_op *op, struct numbered *x, struct fdtab *tab, struct err *e)
 {
 	struct bvm *vm = vm_by_id(op->b, op->r.vm);
-	int fds[WIRE_FDS_MAX];
-	uint32_t nfds = 1;
-	uint32_t sent;
+	int fd;
 	int rc;
 
 	if (vm == NULL || vm->state == VM_EXITED)
@@ -441,22 +484,11 @@ static int lay_try(
 	rc = number_layers(op->b, x, tab, e);
 	if (rc != 0)
 		return rc;
-	fds[0] =
-	    wire_blob("firn-runs", x->runs.r, x->runs.n * sizeof(*x->runs.r));
-	if (fds[0] < 0)
-		return err_set(e, fds[0], "no memory for a view");
-	rc = send_layers(vm, x, &sent);
-	while (rc == 0 && sent < x->n)
-		fds[nfds++] = x->layer[sent++];
-	if (rc != 0)
-		vm_kill(op->b, vm); /* half a list of layers cannot be unsaid */
-	if (rc != 0)
-		(void)err_set(e, rc, "the monitor does not take the layers");
-	else if (op->r.open)
-		send_opened(op, x, fds, nfds);
-	else
-		rc = send_map(op, vm, x, fds, nfds, e);
-	(void)close(fds[0]);
+	fd = wire_blob("firn-runs", x->runs.r, x->runs.n * sizeof(*x->runs.r));
+	if (fd < 0)
+		return err_set(e, fd, "no memory for a view");
+	rc = lay_tell(op, vm, x, fd, e);
+	(void)close(fd);
 	return rc;
 }
 

@@ -5,7 +5,9 @@
  * The monitor lifts, lays back and seals; it answers with steps, each a layer
  * and the runs to put over the map so far. A step is queued before it is
  * applied, so that a failure here (no memory, no descriptors) loses nothing:
- * the next freeze of the place begins with what is still queued.
+ * the next freeze of the place begins with what is still queued. What was
+ * severed and could not become a snapshot is kept with the place: the next
+ * sever gives that.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,102 +24,130 @@ struct lift_op {
 	bool sever;
 	lift_fn *fn;
 	void *ctx;
+	struct step *spare; /* made before it is asked: for the answer */
 };
 
 static void step_free(struct broker *b, struct step *s)
 {
 	if (s->fd >= 0)
 		(void)close(s->fd);
+	if (s->runs_fd >= 0)
+		(void)close(s->runs_fd);
 	if (s->layer != RUN_ZERO)
 		layer_put(b->layers, s->layer);
 	free(s->runs);
 	free(s);
 }
 
-void steps_free(struct broker *b, struct bplace *p)
+static void chain_free(struct broker *b, struct step *s)
 {
-	while (p->pending != NULL) {
-		struct step *s = p->pending;
+	while (s != NULL) {
+		struct step *next = s->next;
 
-		p->pending = s->next;
 		step_free(b, s);
+		s = next;
 	}
 }
 
-/* --- taking steps from a packet ------------------------------------------- */
+void steps_free(struct broker *b, struct bplace *p)
+{
+	chain_free(b, p->pending);
+	p->pending = NULL;
+}
+
+/* --- taking steps from a packet -------------------------------------------
+ *
+ * Takes descriptors only and needs no memory, so that nothing that a monitor
+ * told is lost.
+ */
+
+static int steps_make(struct broker *b, struct step **out)
+{
+	*out = NULL;
+	for (uint32_t i = 0; i < WIRE_STEPS_MAX; i++) {
+		struct step *s = calloc(1, sizeof(*s));
+
+		if (s == NULL) {
+			chain_free(b, *out);
+			*out = NULL;
+			return -ENOMEM;
+		}
+		s->fd = s->runs_fd = -1;
+		s->layer = RUN_ZERO;
+		s->next = *out;
+		*out = s;
+	}
+	return 0;
+}
 
 static int step_take(struct wire_packet *pk, const struct wire_step *ws,
-    uint32_t *fd_i, struct step **out, struct err *e)
+    uint32_t *fd_i, struct step *s)
 {
-	struct step *s = calloc(1, sizeof(*s));
-	void *data = NULL;
-	size_t len = 0;
-	int fd = wire_take_fd(pk, (*fd_i)++);
-	int rc;
-
-	if (s == NULL) {
-		if (fd >= 0)
-			(void)close(fd);
-		return err_set(e, -ENOMEM, "no memory for a layer");
-	}
-	s->fd = -1;
-	s->layer = RUN_ZERO;
+	s->runs_fd = wire_take_fd(pk, (*fd_i)++);
+	s->nruns = ws->nruns;
 	s->npages = ws->layer_npages;
 	s->first = ws->first != 0;
 	if (ws->has_layer)
 		s->fd = wire_take_fd(pk, (*fd_i)++);
-	rc = fd < 0 ? -EPROTO
-		    : wire_slurp(
-			  fd, RUNS_MAX * sizeof(struct page_run), &data, &len);
-	if (fd >= 0)
-		(void)close(fd);
-	s->runs = data;
-	s->nruns = len / sizeof(struct page_run);
-	if (rc == 0 &&
-	    (len % sizeof(struct page_run) != 0 || s->nruns != ws->nruns ||
-		(ws->has_layer && s->fd < 0)))
-		rc = -EPROTO;
-	if (rc != 0) {
-		if (s->fd >= 0)
-			(void)close(s->fd);
-		free(s->runs);
-		free(s);
-		return err_set(e, rc, "the monitor's answer cannot be used: %s",
-		    strerror(-rc));
-	}
-	*out = s;
-	return 0;
+	return s->runs_fd < 0 || (ws->has_layer && s->fd < 0) ? -EPROTO : 0;
 }
 
 static int steps_take(struct bplace *p, struct wire_packet *pk,
-    struct wire_frozen *f, struct err *e)
+    struct step **spare, struct wire_frozen *f, struct err *e)
 {
 	struct step **tail = &p->pending;
-	uint32_t n = 0;
 	uint32_t fd_i = 0;
+	int rc = 0;
 
 	if (pk->m.len != sizeof(*f))
 		return err_set(e, -EPROTO, "the monitor's answer is malformed");
 	memcpy(f, pk->payload, sizeof(*f));
 	if (f->nsteps > WIRE_STEPS_MAX || f->npages != p->npages)
 		return err_set(e, -EPROTO, "the monitor's answer is malformed");
-	for (; *tail != NULL; tail = &(*tail)->next)
-		n++;
-	for (uint32_t i = 0; i < f->nsteps; i++) {
-		int rc;
-
-		if (n++ >= STEPS_PENDING_MAX)
-			return err_set(
-			    e, -ENOSPC, "too many layers of this segment wait");
-		rc = step_take(pk, &f->step[i], &fd_i, tail, e);
-		if (rc != 0)
-			return rc;
+	while (*tail != NULL)
 		tail = &(*tail)->next;
+	for (uint32_t i = 0; i < f->nsteps && rc == 0; i++) {
+		struct step *s = *spare;
+
+		rc = step_take(pk, &f->step[i], &fd_i, s);
+		*spare = s->next;
+		s->next = NULL;
+		*tail = s;
+		tail = &s->next;
 	}
+	if (rc != 0)
+		return err_set(e, rc, "the monitor's answer lacks descriptors");
 	return 0;
 }
 
 /* --- applying them -------------------------------------------------------- */
+
+static int step_load(struct step *s, uint64_t npages, struct err *e)
+{
+	uint64_t most = npages < RUNS_MAX ? npages : RUNS_MAX;
+	void *data;
+	size_t len;
+	int rc;
+
+	if (s->runs_fd < 0)
+		return 0;
+	rc =
+	    wire_slurp(s->runs_fd, most * sizeof(struct page_run), &data, &len);
+	if (rc == 0 && (len % sizeof(struct page_run) != 0 ||
+			   len / sizeof(struct page_run) != s->nruns)) {
+		free(data);
+		rc = -EPROTO;
+	}
+	if (rc != 0)
+		return err_set(e, rc,
+		    "the list of frozen pages cannot be "
+		    "used: %s",
+		    strerror(-rc));
+	s->runs = data;
+	(void)close(s->runs_fd);
+	s->runs_fd = -1;
+	return 0;
+}
 
 static int step_check(
     struct broker *b, struct step *s, uint64_t npages, struct err *e)
@@ -170,6 +200,13 @@ static bool may_pass(int rc)
 	return rc == -ENOMEM || rc == -EMFILE || rc == -ENFILE || rc == -ENOSPC;
 }
 
+static void keep_severed(struct bplace *p)
+{
+	p->severed = p->cur;
+	p->has_severed = true;
+	(void)map_zero(p->npages, &p->cur);
+}
+
 /* The oldest step that waits; it stays first in the queue if this fails for
  * want of something, and goes if it is wrong. */
 static int step_apply(struct broker *b, struct bplace *p, struct err *e)
@@ -180,7 +217,9 @@ static int step_apply(struct broker *b, struct bplace *p, struct err *e)
 	int rc = 0;
 
 	if (!s->checked) {
-		rc = step_adopt(b, s, e);
+		rc = step_load(s, p->npages, e);
+		if (rc == 0)
+			rc = step_adopt(b, s, e);
 		if (rc == 0)
 			rc = step_check(b, s, p->npages, e);
 		s->checked = rc == 0;
@@ -200,9 +239,53 @@ static int step_apply(struct broker *b, struct bplace *p, struct err *e)
 	if (rc == 0) {
 		map_put(&b->store, &p->cur);
 		p->cur = next;
+		if (s->severed)
+			keep_severed(p);
 	}
 	p->pending = s->next;
 	step_free(b, s);
+	return rc;
+}
+
+/* All that wait. A monitor that told what is wrong is ended: what its guest
+ * has written is not known any more. */
+static int steps_apply(
+    struct broker *b, struct bvm *vm, struct bplace *p, struct err *e)
+{
+	int rc = 0;
+
+	while (rc == 0 && p->pending != NULL)
+		rc = step_apply(b, p, e);
+	if (rc != 0 && !may_pass(rc))
+		vm_kill(b, vm);
+	return rc;
+}
+
+/* Answered, but not applied: its pages are the severed ones once it is. */
+static void sever_later(struct bplace *p, const struct wire_frozen *f)
+{
+	struct step *s = p->pending;
+
+	if (s == NULL)
+		return;
+	while (s->next != NULL)
+		s = s->next;
+	s->severed = true;
+	p->severed_f = *f;
+}
+
+static int lift_take(struct broker *b, struct bvm *vm, struct bplace *p,
+    struct lift_op *op, struct wire_packet *pk, struct lifted *l, struct err *e)
+{
+	int rc = steps_take(p, pk, &op->spare, &l->f, e);
+
+	if (rc != 0) {
+		vm_kill(b, vm); /* no monitor of ours answers so */
+		return rc;
+	}
+	rc = steps_apply(b, vm, p, e);
+	if (rc != 0 && op->sever)
+		sever_later(p, &l->f);
 	return rc;
 }
 
@@ -219,12 +302,10 @@ static void lift_answer(
 		rc = err_set(&e, -ESRCH, "the VM ended meanwhile");
 	else
 		rc = packet_err(pk, &e);
+	if (p != NULL && op->sever)
+		p->severing = false;
 	if (rc == 0)
-		rc = steps_take(p, pk, &l.f, &e);
-	while (rc == 0 && p->pending != NULL)
-		rc = step_apply(b, p, &e);
-	if (rc == -EPROTO || rc == -EPERM)
-		vm_kill(b, vm); /* no monitor of ours answers so */
+		rc = lift_take(b, vm, p, op, pk, &l, &e);
 	if (rc == 0) {
 		l.map = map_get(&b->store, &p->cur);
 		if (op->sever) {
@@ -235,40 +316,75 @@ static void lift_answer(
 	} else {
 		op->fn(b, NULL, NULL, NULL, &e, op->ctx);
 	}
+	chain_free(b, op->spare);
 	free(op);
+	layers_reap(b);
+}
+
+static int lift_ask(struct bvm *vm, struct bplace *p, struct lift_op *op,
+    lift_fn *fn, void *ctx, struct err *e)
+{
+	struct wire_place wp = {.id = p->id};
+
+	op->place = p->id;
+	op->fn = fn;
+	op->ctx = ctx;
+	return vm_ask(vm, op->sever ? WIRE_SEVER : WIRE_FREEZE, &wp, sizeof(wp),
+	    NULL, 0, lift_answer, op, e);
+}
+
+/* What an earlier sever could not hand out is what this one gives. */
+static void lift_severed(
+    struct broker *b, struct bvm *vm, struct bplace *p, lift_fn *fn, void *ctx)
+{
+	struct lifted l = {.f = p->severed_f, .map = p->severed};
+
+	p->has_severed = false;
+	fn(b, vm, p, &l, NULL, ctx);
 }
 
 int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
     lift_fn *fn, void *ctx, struct err *e)
 {
-	struct wire_place wp = {.id = p->id};
 	struct lift_op *op;
 	int rc;
 
 	if (p->flags & FIRN_SEG_VIEW_RO)
 		return err_set(e, -EPERM,
 		    "a read-only view shows a snapshot already; use that");
-	if (b->nreserve < RESERVE_FDS)
+	if (sever && p->severing)
+		return err_set(e, -EBUSY, "it is being severed already");
+	rc = steps_apply(b, vm, p, e);
+	if (rc != 0)
+		return rc;
+	if (sever && p->has_severed) {
+		lift_severed(b, vm, p, fn, ctx);
+		return 0;
+	}
+	if (!reserve_ok(b))
 		return err_set(e, -EMFILE,
 		    "firnd has too few descriptors left; drop snapshots");
 	op = calloc(1, sizeof(*op));
-	if (op == NULL)
-		return err_set(e, -ENOMEM, "no memory for a freeze");
-	op->place = p->id;
-	op->sever = sever;
-	op->fn = fn;
-	op->ctx = ctx;
-	rc = vm_ask(vm, sever ? WIRE_SEVER : WIRE_FREEZE, &wp, sizeof(wp), NULL,
-	    0, lift_answer, op, e);
-	if (rc != 0)
+	if (op == NULL || steps_make(b, &op->spare) != 0) {
 		free(op);
-	return rc;
+		return err_set(e, -ENOMEM, "no memory for a freeze");
+	}
+	op->sever = sever;
+	rc = lift_ask(vm, p, op, fn, ctx, e);
+	if (rc != 0) {
+		chain_free(b, op->spare);
+		free(op);
+		return rc;
+	}
+	p->severing |= sever;
+	return 0;
 }
 
 /* --- freeze and sever ----------------------------------------------------- */
 
 struct freeze_op {
 	struct asker a;
+	bool sever;
 	char name[FIRN_NAME_MAX];
 };
 
@@ -300,28 +416,56 @@ static void freeze_answer(struct broker *b, struct freeze_op *op,
 
 /*
  * What a guest froze under a name is its owner's as well, as VM/NAME: the owner
- * could freeze the same memory at will. Left out where the name is taken.
+ * could freeze the same memory at will. Left out where the name is taken, and
+ * after GRANTS_MAX, so that a guest cannot fill its owner's table.
  */
 static void grant_owner(struct bvm *vm, struct snap *s, const char *name)
 {
 	char full[FIRN_NAME_MAX];
 
-	if (name[0] == '\0' ||
+	if (name[0] == '\0' || vm->ngrants >= GRANTS_MAX ||
 	    strlen(vm->name) + strlen(name) + 2 > sizeof(full))
 		return;
 	(void)snprintf(full, sizeof(full), "%.31s/%.31s", vm->name, name);
 	if (vm->name[0] == '\0')
 		(void)snprintf(
 		    full, sizeof(full), "%" PRIu64 "/%.31s", vm->id, name);
-	(void)snap_grant(s, &vm->home->caps, FIRN_RIGHT_ALL, full, NULL);
+	if (snap_grant(s, &vm->home->caps, FIRN_RIGHT_ALL, full, NULL) >= 0)
+		vm->ngrants++;
+}
+
+/* The snapshot of what was lifted, in the asker's table as *cap; NULL. */
+static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
+    struct bplace *p, struct lifted *l, struct freeze_op *op, int32_t *cap,
+    struct err *e)
+{
+	struct snap *s = snap_new(b, l->map, p->lineage, e);
+	struct cap_table *t = asker_caps(b, &op->a);
+
+	if (s == NULL)
+		return NULL;
+	s->origin_vm = vm->id;
+	s->origin_segment = p->id;
+	s->parent = p->last_snap;
+	s->payer = vm->home->uid;
+	(void)snprintf(
+	    s->origin, sizeof(s->origin), "%.63s:%.63s", vm->name, p->name);
+	if (t == NULL)
+		*cap = err_set(e, -ESRCH, "nobody is left to hold it");
+	else
+		*cap = snap_grant(s, t, FIRN_RIGHT_ALL, op->name, e);
+	if (*cap >= 0)
+		return s;
+	snap_put(b, s);
+	return NULL;
 }
 
 static void freeze_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
     struct lifted *l, const struct err *why, void *ctx)
 {
 	struct freeze_op *op = ctx;
-	struct cap_table *t;
-	struct snap *s = NULL;
+	struct snap *s;
+	struct map again;
 	struct err e = {0};
 	int32_t cap = -1;
 
@@ -330,21 +474,16 @@ static void freeze_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 		free(op);
 		return;
 	}
-	s = snap_new(b, l->map, p->lineage, &e);
-	if (s != NULL) {
-		s->origin_vm = vm->id;
-		s->origin_segment = p->id;
-		s->parent = p->last_snap;
-		s->payer = vm->home->uid;
-		(void)snprintf(s->origin, sizeof(s->origin), "%.63s:%.63s",
-		    vm->name, p->name);
-		t = asker_caps(b, &op->a);
-		if (t == NULL)
-			(void)err_set(&e, -ESRCH, "nobody is left to hold it");
-		else
-			cap = snap_grant(s, t, FIRN_RIGHT_ALL, op->name, &e);
+	again = map_get(&b->store, &l->map);
+	s = freeze_issue(b, vm, p, l, op, &cap, &e);
+	if (s == NULL && op->sever) {
+		p->severed = again;
+		p->severed_f = l->f;
+		p->has_severed = true;
+	} else {
+		map_put(&b->store, &again);
 	}
-	if (cap < 0) {
+	if (s == NULL) {
 		asker_fail(b, &op->a, &e);
 	} else {
 		p->last_snap = s->id;
@@ -380,6 +519,7 @@ void freeze(struct broker *b, struct asker a, struct bvm *vm, struct bplace *p,
 	}
 	if (rc == 0) {
 		op->a = a;
+		op->sever = sever;
 		(void)snprintf(op->name, sizeof(op->name), "%s", name);
 		rc = lift(b, vm, p, sever, freeze_lifted, op, &e);
 	}

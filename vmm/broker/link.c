@@ -102,20 +102,22 @@ int link_send(struct link *l, const struct wire_msg *m, const void *payload,
 	return link_queue(l, m, payload, fds, nfds);
 }
 
-void link_flush(struct link *l)
+int link_flush(struct link *l)
 {
 	while (l->head != NULL) {
 		struct link_out *o = l->head;
 		int rc = wire_send(l->fd, &o->m, o->payload, o->fd, o->nfds);
 
 		if (rc == -EAGAIN)
-			return;
-		/* Any other failure shows when the monitor's end is noticed. */
+			return 0;
 		l->head = o->next;
 		if (l->head == NULL)
 			l->tail = NULL;
 		l->nout--;
 		out_free(o);
+		if (rc != 0)
+			return rc;
 	}
 	loop_mod(l->io, EPOLLIN);
+	return 0;
 }

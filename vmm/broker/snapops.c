@@ -76,6 +76,7 @@ struct show_op {
 	struct broker *b;
 	struct ctl_req *rq;
 	struct snap *s;
+	struct map map; /* the snapshot's as it was: snapshot.open changes it */
 	char name[FIRN_NAME_MAX];
 	struct map *other; /* every other map of the same pages; held */
 	uint32_t nother;
@@ -147,14 +148,14 @@ static int not_shared(void *ctx, uint64_t page, uint64_t npages)
 static void show_run_work(struct work *w)
 {
 	struct show_op *op = (struct show_op *)w;
-	uint64_t npages = op->s->map.npages;
+	uint64_t npages = op->map.npages;
 
-	op->rc = map_walk(&op->s->map, 0, npages, show_run, op);
+	op->rc = map_walk(&op->map, 0, npages, show_run, op);
 	for (uint32_t i = 0; i < op->nother && op->rc == 0; i++) {
 		struct shared x = {.alone = op->alone};
 
 		op->rc =
-		    map_diff(&op->s->map, &op->other[i], not_shared, &x, NULL);
+		    map_diff(&op->map, &op->other[i], not_shared, &x, NULL);
 		clear_bits(op->alone, x.next, npages);
 		if (worker_cancelled(w))
 			op->rc = -ECANCELED;
@@ -169,6 +170,7 @@ static void show_free(struct show_op *op)
 
 	for (uint32_t i = 0; i < op->nother; i++)
 		map_put(&b->store, &op->other[i]);
+	map_put(&b->store, &op->map);
 	snap_put(b, op->s);
 	free(op->other);
 	free(op->alone);
@@ -180,7 +182,7 @@ static void show_free(struct show_op *op)
 static void show_done(struct work *w)
 {
 	struct show_op *op = (struct show_op *)w;
-	uint64_t pages = op->s->map.npages;
+	uint64_t pages = op->map.npages;
 	struct err e;
 	json_t *j;
 
@@ -206,7 +208,7 @@ static void show_done(struct work *w)
 
 static void add_other(struct show_op *op, const struct map *m, uint32_t max)
 {
-	if (m->npages == op->s->map.npages && op->nother < max)
+	if (m->npages == op->map.npages && op->nother < max)
 		op->other[op->nother++] = map_get(&op->b->store, m);
 }
 
@@ -243,6 +245,7 @@ void op_snapshot_show(void *ctx, struct ctl_req *rq)
 		op->b = b;
 		op->rq = rq;
 		op->s = snap_hold(s);
+		op->map = map_get(&b->store, &s->map);
 		op->alone = calloc((s->map.npages + 63) / 64, 8);
 		max = each_other(op, 0);
 		op->other = calloc((size_t)max + 1, sizeof(*op->other));
@@ -276,6 +279,7 @@ struct open_op {
 	struct broker *b;
 	struct ctl_req *rq;
 	struct snap *s;
+	struct map base; /* what (from) was taken of; held, for its layers */
 	struct runs from;
 	struct page_run *to;
 	struct fdtab tab;
@@ -287,12 +291,15 @@ struct open_op {
 
 static void open_free(struct open_op *op)
 {
+	if (op->base.npages != 0)
+		map_put(&op->b->store, &op->base);
 	snap_put(op->b, op->s);
 	fdtab_free(&op->tab);
 	free(op->from.r);
 	free(op->to);
 	if (op->copied.fd >= 0)
 		(void)close(op->copied.fd);
+	layers_reap(op->b);
 	free(op);
 }
 
@@ -444,8 +451,11 @@ static int open_begin(struct open_op *op)
 	bool copy;
 	int rc = fdtab_make(op->b, &op->tab);
 
+	if (op->base.npages != 0)
+		map_put(&op->b->store, &op->base);
+	op->base = map_get(&op->b->store, &op->s->map);
 	if (rc == 0)
-		rc = runs_of(&op->s->map, 0, op->s->map.npages, &op->from);
+		rc = runs_of(&op->base, 0, op->base.npages, &op->from);
 	reached = calloc((size_t)op->tab.n + 1, sizeof(*reached));
 	if (rc == 0 && reached == NULL)
 		rc = -ENOMEM;
@@ -522,7 +532,7 @@ static void import_scan(struct work *w)
 	off_t at = 0;
 
 	op->runs.max = RUNS_MAX;
-	while (at < end && op->rc == 0 && !worker_cancelled(w)) {
+	while (at < end && op->rc == 0) {
 		off_t data = lseek(op->fd, at, SEEK_DATA);
 		off_t hole;
 		struct page_run r = {.layer = op->layer};
@@ -541,6 +551,8 @@ static void import_scan(struct work *w)
 		r.npages =
 		    ((uint64_t)hole + PAGE_SIZE - 1) / PAGE_SIZE - r.page;
 		op->rc = runs_add(&op->runs, &r);
+		if (op->rc == 0 && worker_cancelled(w))
+			op->rc = -ECANCELED;
 	}
 }
 

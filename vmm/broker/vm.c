@@ -141,10 +141,15 @@ void place_end(struct broker *b, struct bvm *vm, struct bplace *p)
 	if ((p->flags & FIRN_SEG_VIEW_RO) == 0)
 		bank_release(b, vm, p->npages * PAGE_SIZE);
 	steps_free(b, p);
-	for (uint32_t i = 0; i < CURSORS_MAX; i++)
+	for (uint32_t i = 0; i < CURSORS_MAX; i++) {
 		if (p->cursor[i].exact)
 			map_put(&b->store, &p->cursor[i].base);
+		if (p->cursor[i].owes)
+			(void)close(p->cursor[i].owed);
+	}
 	map_put(&b->store, &p->cur);
+	if (p->has_severed)
+		map_put(&b->store, &p->severed);
 	snap_put(b, p->shown);
 	lineage_put(p->lineage);
 	*p = (struct bplace){0};
@@ -199,6 +204,16 @@ int vm_ask(struct bvm *vm, uint16_t type, const void *payload, uint32_t len,
 	return 0;
 }
 
+/* What comes from a guest's world ends on terminals, and JSON carries UTF-8
+ * only. */
+static void plain_text(char *text)
+{
+	for (char *c = text; c != NULL && *c != '\0'; c++)
+		if ((unsigned char)*c >= 0x7f ||
+		    ((unsigned char)*c < 0x20 && *c != '\n' && *c != '\t'))
+			*c = '?';
+}
+
 int packet_err(const struct wire_packet *p, struct err *e)
 {
 	int code;
@@ -206,10 +221,13 @@ int packet_err(const struct wire_packet *p, struct err *e)
 	if (p->m.status >= 0)
 		return 0;
 	code = p->m.status < -4095 ? -EPROTO : (int)p->m.status;
-	if (p->m.len > 0)
-		return err_set(e, code, "%.*s",
+	if (p->m.len > 0) {
+		(void)err_set(e, code, "%.*s",
 		    (int)(p->m.len < ERR_MSG_MAX ? p->m.len : ERR_MSG_MAX),
 		    (const char *)p->payload);
+		plain_text(e->msg);
+		return code;
+	}
 	return err_set(e, code, "the monitor refused: %s", strerror(-code));
 }
 
@@ -401,8 +419,15 @@ void vm_kill(struct broker *b, struct bvm *vm)
 	(void)b;
 	if (vm->state == VM_EXITED)
 		return;
-	if (vm->state == VM_STARTING ||
-	    vm_send(vm, WIRE_KILL, ++vm->seq, 0, NULL, 0, NULL, 0) != 0)
+	if (vm->state == VM_STARTING) {
+		killer_fired(vm);
+		return;
+	}
+	/* Once: who is to die may not put it off by giving more reasons. */
+	if (vm->killed)
+		return;
+	vm->killed = true;
+	if (vm_send(vm, WIRE_KILL, ++vm->seq, 0, NULL, 0, NULL, 0) != 0)
 		killer_fired(vm);
 	else
 		loop_timer_start(&vm->killer, KILL_GRACE_MS);
@@ -448,7 +473,7 @@ static void end_unsaid(struct bvm *vm, const siginfo_t *si)
 	vm->report = strdup(text);
 }
 
-static void link_ready(void *arg, int fd, uint32_t events);
+static void link_read(struct bvm *vm, uint32_t events, unsigned max);
 
 static void pidfd_ready(void *arg, int fd, uint32_t events)
 {
@@ -460,7 +485,7 @@ static void pidfd_ready(void *arg, int fd, uint32_t events)
 	    si.si_pid == 0)
 		return;
 	if (vm->link.fd >= 0)
-		link_ready(vm, vm->link.fd, EPOLLIN); /* its last words */
+		link_read(vm, 0, LAST_WORDS_MAX);
 	if (!vm->has_end)
 		end_unsaid(vm, &si);
 	vm_end(vm->b, vm);
@@ -510,11 +535,7 @@ static void on_exited(struct bvm *vm, const struct wire_packet *p)
 	if (len > WIRE_REPORT_MAX)
 		len = WIRE_REPORT_MAX;
 	vm->report = strndup((const char *)p->payload + sizeof(vm->end), len);
-	/* JSON carries UTF-8 only, and this came from a guest's world. */
-	for (char *c = vm->report; c != NULL && *c != '\0'; c++)
-		if ((unsigned char)*c >= 0x7f ||
-		    ((unsigned char)*c < 0x20 && *c != '\n' && *c != '\t'))
-			*c = '?';
+	plain_text(vm->report);
 	vm->has_end = true;
 }
 
@@ -551,7 +572,8 @@ static void on_packet(struct broker *b, struct bvm *vm, struct wire_packet *p)
 		on_exited(vm, p);
 		break;
 	default:
-		guest_packet(b, vm, p);
+		if (!vm->killed)
+			guest_packet(b, vm, p);
 		break;
 	}
 }
@@ -568,24 +590,31 @@ static void reserve_open(struct broker *b)
 	}
 }
 
+bool reserve_ok(struct broker *b)
+{
+	reserve_open(b);
+	return b->nreserve == RESERVE_FDS;
+}
+
 static void reserve_close(struct broker *b)
 {
 	while (b->nreserve > 0)
 		(void)close(b->reserve[--b->nreserve]);
 }
 
-static void link_ready(void *arg, int fd, uint32_t events)
+/* At most (max) packets: a monitor that never stops talking has its turn, no
+ * more. */
+static void link_read(struct bvm *vm, uint32_t events, unsigned max)
 {
-	struct bvm *vm = arg;
 	struct broker *b = vm->b;
 
-	if (events & EPOLLOUT)
-		link_flush(&vm->link);
-	for (;;) {
+	if ((events & EPOLLOUT) && link_flush(&vm->link) != 0)
+		vm_kill(b, vm); /* part of what it was told is lost */
+	for (unsigned n = 0; n < max; n++) {
 		int rc;
 
 		reserve_close(b);
-		rc = wire_recv(fd, &b->packet);
+		rc = wire_recv(vm->link.fd, &b->packet);
 		reserve_open(b);
 		if (rc == 1) {
 			on_packet(b, vm, &b->packet);
@@ -593,17 +622,22 @@ static void link_ready(void *arg, int fd, uint32_t events)
 		}
 		if (rc == -EAGAIN || rc == -EINTR)
 			return;
-		if (rc != 1)
-			break;
+		if (rc != 1) {
+			/* It hung up, or said what no monitor says: it is of no
+			 * use now. Its end comes through the pidfd. */
+			link_close(&vm->link);
+			if (!vm->killed)
+				loop_timer_start(&vm->killer, KILL_GRACE_MS);
+			vm->killed = true;
+			return;
+		}
 	}
-	/* It hung up, or said what no monitor says: it is of no use now. Its
-	 * end comes through the pidfd. */
-	loop_mod(vm->link.io, 0);
-	loop_del(vm->link.io);
-	vm->link.io = NULL;
-	if (vm->pidfd >= 0)
-		loop_timer_start(&vm->killer, KILL_GRACE_MS);
-	link_close(&vm->link);
+}
+
+static void link_ready(void *arg, int fd, uint32_t events)
+{
+	(void)fd;
+	link_read(arg, events, PACKETS_A_ROUND);
 }
 
 /* --- launch --------------------------------------------------------------- */
@@ -652,7 +686,7 @@ static int start_monitor(struct broker *b, struct bvm *vm, struct err *e)
 	int sv[2];
 	int rc;
 
-	if (b->nreserve < RESERVE_FDS)
+	if (!reserve_ok(b))
 		return err_set(e, -EMFILE,
 		    "firnd has too few descriptors left; drop snapshots or end "
 		    "VMs");

@@ -36,10 +36,11 @@ static uint64_t cpu_ns(const struct bvm *vm)
 
 static void list_answer(struct list_op *op)
 {
-	json_t *list = json_array();
+	json_t *list;
 
 	if (op->rq == NULL)
 		return;
+	list = json_array();
 	for (struct bvm *vm = op->b->vms; vm != NULL; vm = vm->next) {
 		if (vm->dead || vm->home != op->home)
 			continue;

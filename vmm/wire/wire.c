@@ -204,7 +204,8 @@ int wire_slurp(int fd, size_t max, void **data, size_t *len)
 	*len = 0;
 	if (fstat(fd, &st) < 0)
 		return -errno;
-	if (!S_ISREG(st.st_mode))
+	/* Only memory files have seals; reading another could block. */
+	if (!S_ISREG(st.st_mode) || fcntl(fd, F_GET_SEALS) < 0)
 		return -EINVAL;
 	if ((uint64_t)st.st_size > max)
 		return -EFBIG;

@@ -281,7 +281,7 @@ int wire_blob(const char *name, const void *data, size_t len);
 /*
  * Copy the whole of memfd (fd) to the heap, at most (max) bytes. Returns 0 with
  * *data (the caller frees it; NULL when empty) and *len, -EFBIG, -ENOMEM or an
- * errno of pread(2).
+ * errno of pread(2); -EINVAL when it is no memfd.
  */
 int wire_slurp(int fd, size_t max, void **data, size_t *len);
 
