@@ -56,11 +56,13 @@ int backing_map_shared(unsigned char *hva, size_t len, int fd)
 	return m == MAP_FAILED ? -errno : 0;
 }
 
-int backing_collapse(unsigned char *hva)
+int backing_collapse(unsigned char *hva, uint64_t nleaves)
 {
 	/* The kernel collapses what has at least one page. */
-	(void)*(volatile unsigned char *)hva;
-	return madvise(hva, LEAF_SIZE, MADV_COLLAPSE) < 0 ? -errno : 0;
+	for (uint64_t i = 0; i < nleaves; i++)
+		(void)*(volatile unsigned char *)(hva + i * LEAF_SIZE);
+	return madvise(hva, nleaves * LEAF_SIZE, MADV_COLLAPSE) < 0 ? -errno
+								    : 0;
 }
 
 void place_back_chunk(struct place *p, uint64_t page)
@@ -73,5 +75,5 @@ void place_back_chunk(struct place *p, uint64_t page)
 	if ((__atomic_fetch_or(&p->tried[chunk / 64], bit, __ATOMIC_RELAXED) &
 		bit) != 0)
 		return;
-	(void)backing_collapse(p->hva + chunk * LEAF_SIZE);
+	(void)backing_collapse(p->hva + chunk * LEAF_SIZE, 1);
 }

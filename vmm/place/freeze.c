@@ -321,17 +321,18 @@ static int lay_undo(struct place *p, int why)
 
 /* --- lift of a place over a base ------------------------------------------ */
 
-/* Memory for the copies, before the pause: 2 MiB pages as far as they go. */
+/* Fewer leaves are sooner allocated as 4 KiB pages than collapsed. */
+#define COLLAPSE_LEAVES_MIN 8
+
+/* Memory for the copies, before the pause: 2 MiB pages where they pay. */
 static int populate(struct lift *l, uint64_t from, uint64_t npages)
 {
 	uint64_t end = from + npages;
-	int r = 0;
+	uint64_t nleaves = npages / LEAF_NPAGES;
 
-	while (r == 0 && from % LEAF_NPAGES == 0 && end - from >= LEAF_NPAGES) {
-		r = backing_collapse(l->dst + from * PAGE_SIZE);
-		if (r == 0)
-			from += LEAF_NPAGES;
-	}
+	if (from % LEAF_NPAGES == 0 && nleaves >= COLLAPSE_LEAVES_MIN &&
+	    backing_collapse(l->dst + from * PAGE_SIZE, nleaves) == 0)
+		from += nleaves * LEAF_NPAGES;
 	if (from == end)
 		return 0;
 	if (fallocate(l->fd, 0, (off_t)(from * PAGE_SIZE),
