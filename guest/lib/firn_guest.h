@@ -77,7 +77,8 @@ int firn_sever(uint32_t id, const char *name, struct firn_frozen *out);
 /*
  * Show the snapshot (cap) as a new view, at guest-physical (gpa), a multiple of
  * 2 MiB, or where there is room when 0. -EBADF (cap), -EACCES (rights),
- * -EEXIST (the address is taken), -ENOSPC.
+ * -EINVAL (an odd address), -ERANGE (beyond what there is), -EEXIST (the
+ * address is taken), -ENOSPC.
  */
 int firn_map(
     int cap, enum firn_map_mode mode, uint64_t gpa, struct firn_segment *out);

@@ -5,7 +5,8 @@
  *   check NAME SECONDS a victim: validates that length in snapshot NAME, then
  *                      uses it; says how often the two differed
  *   write NAME         writes to a read-only view of NAME
- *   forge NAME         tries capability numbers other than that of NAME
+ *   forge NAME         tries capability numbers other than that of NAME, and
+ *                      to do more with a derived one than it permits
  *   wrap NAME          maps NAME at addresses that wrap, overlap or are odd
  *   twice NAME         maps NAME twice at one address
  *   holes NAME         reads every page of a view of NAME
@@ -94,24 +95,57 @@ static int write_view(const char *name)
 	return 1;
 }
 
-/* All numbers but that of the one capability it was given. */
+/* Every call that takes a capability, with one that it does not have. */
+static int accepts(int cap, int own)
+{
+	struct firn_cap_info info;
+	struct firn_pages pages;
+	struct firn_segment s;
+
+	return firn_map(cap, FIRN_MAP_RO, 0, &s) >= 0 ||
+	       firn_map(cap, FIRN_MAP_COW, 0, &s) >= 0 ||
+	       firn_describe(cap, &info) >= 0 ||
+	       firn_diff(cap, own, 0, NULL, 0, &pages) >= 0 ||
+	       firn_derive(cap, FIRN_RIGHT_ALL) >= 0 || firn_drop(cap) >= 0;
+}
+
+/* A derived capability has no right that was left out, nor has its copy. */
+static int exceed(int own)
+{
+	const uint32_t few = FIRN_RIGHT_DIFF | FIRN_RIGHT_DERIVE;
+	struct firn_segment s;
+	int weak = firn_derive(own, few);
+	int copy = firn_derive(weak, FIRN_RIGHT_ALL);
+	int bad;
+
+	if (weak < 0 || copy < 0)
+		return refuse("derive", weak < 0 ? weak : copy) + 1;
+	bad =
+	    refuse("map without the right", firn_map(weak, FIRN_MAP_RO, 0, &s));
+	bad |= refuse("map with a right derived back",
+	    firn_map(copy, FIRN_MAP_COW, 0, &s));
+	if (firn_drop(weak) < 0)
+		return refuse("drop", 0);
+	return bad | refuse("use after the drop", firn_derive(weak, few));
+}
+
+/* Numbers other than that of the one capability it was given. */
 static int forge(const char *name)
 {
 	int own = firn_lookup(name);
-	struct firn_segment s;
 	uint64_t tried = 0;
 	int bad = 0;
 
-	for (int64_t cap = 0; cap < 1 << 12; cap++, tried++)
-		bad |=
-		    cap != own && firn_map((int)cap, FIRN_MAP_RO, 0, &s) >= 0;
-	for (int bit = 12; bit < 31; bit++, tried++)
-		bad |= 1 << bit != own &&
-		       firn_map(1 << bit, FIRN_MAP_RO, 0, &s) >= 0;
-	bad |= firn_map(-1, FIRN_MAP_RO, 0, &s) >= 0;
-	printf("forged capabilities: %" PRIu64 " tried, %s\n", tried + 1,
-	    bad ? "LET THROUGH" : "none accepted");
-	return bad;
+	for (int i = -256; i < 256; i++, tried++) {
+		bad |= i != own && accepts(i, own);
+		bad |= i != 0 && accepts(own + i, own);
+		tried++;
+	}
+	for (int bit = 10; bit < 31; bit++, tried++)
+		bad |= 1 << bit != own && accepts(1 << bit, own);
+	printf("forged capabilities: %" PRIu64 " tried in each call, %s\n",
+	    tried, bad ? "LET THROUGH" : "none accepted");
+	return bad | exceed(own);
 }
 
 static int wrap(const char *name)

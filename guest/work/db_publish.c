@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* link: -lsqlite3 -lm -ldl -lpthread */
+/* link: -lsqlite3 -lm -Wl,--no-warnings */
 /*
  * db_publish [NAME]: builds an SQLite database inside segment NAME ("db") from
  * the lines of its input up to a line ".", as table line(id, text), says

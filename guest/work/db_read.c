@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* link: -lsqlite3 -lm -ldl -lpthread */
+/* link: -lsqlite3 -lm -Wl,--no-warnings */
 /*
  * db_read NAME WORD: maps snapshot NAME read-only, after asking whether nobody
  * can write it, opens the SQLite database in it in place, and for each line of
