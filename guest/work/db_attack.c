@@ -2,13 +2,13 @@
 /*
  * db_attack KIND...: a guest that means harm, to see that it does none.
  *   flip SEGMENT       changes a length and back in its own segment, for ever
- *   check NAME SECONDS a victim: validates that length in snapshot NAME, then
- *                      uses it; says how often the two differed
- *   write NAME         writes to a read-only view of NAME
- *   forge NAME         tries capability numbers other than that of NAME, and
- *                      to do more with a derived one than it permits
- *   wrap NAME          maps NAME at addresses that wrap, overlap or are odd
- *   twice NAME         maps NAME twice at one address
+ *   check NAME SECONDS [OFFSET]
+ *                      a victim: validates that length in snapshot NAME, at
+ *                      OFFSET (0), then uses it; says how often the two
+ * differed write NAME         writes to a read-only view of NAME forge NAME
+ * tries capability numbers other than that of NAME, and to do more with a
+ * derived one than it permits wrap NAME          maps NAME at addresses that
+ * wrap, overlap or are odd twice NAME         maps NAME twice at one address
  *   holes NAME         reads every page of a view of NAME
  * Says what was refused and ends with 0 if all was, 1 if not.
  */
@@ -56,7 +56,7 @@ static int flip(const char *name)
 }
 
 /* Validate, then use: what a program does with a request in shared memory. */
-static int check(const char *name, int seconds)
+static int check(const char *name, int seconds, uint64_t offset)
 {
 	struct firn_segment s;
 	time_t end = time(NULL) + seconds;
@@ -65,9 +65,9 @@ static int check(const char *name, int seconds)
 	volatile uint32_t *len;
 	int r = get(name, &s, 0);
 
-	if (r < 0)
-		return refuse("map", r);
-	len = (volatile uint32_t *)(uintptr_t)s.va;
+	if (r < 0 || offset % 4 != 0 || offset > s.size - 4)
+		return refuse("map", r < 0 ? r : -EINVAL) + 1;
+	len = (volatile uint32_t *)(uintptr_t)(s.va + offset);
 	while (time(NULL) < end)
 		for (int i = 0; i < 1000000; i++) {
 			uint32_t validated = *len;
@@ -88,8 +88,6 @@ static int write_view(const char *name)
 
 	if (r < 0)
 		return refuse("map", r) + 1;
-	printf("writing\n");
-	fflush(stdout);
 	*(volatile uint32_t *)(uintptr_t)s.va = EVIL_LEN;
 	printf("write to a read-only view: LET THROUGH\n");
 	return 1;
@@ -184,7 +182,9 @@ static int holes(const char *name)
 		return refuse("map", r) + 1;
 	for (uint64_t at = 0; at < s.size; at += 4096)
 		sum += *(volatile unsigned char *)(uintptr_t)(s.va + at);
-	printf("read %" PRIu64 " pages, sum %" PRIu64 "\n", s.size / 4096, sum);
+	printf("reading all %" PRIu64 " pages of a layer that is mostly holes: "
+	       "sum %" PRIu64 "\n",
+	    s.size / 4096, sum);
 	return 0;
 }
 
@@ -196,7 +196,8 @@ int main(int argc, char **argv)
 	if (strcmp(kind, "flip") == 0)
 		return flip(name);
 	if (strcmp(kind, "check") == 0)
-		return check(name, argc > 3 ? atoi(argv[3]) : 1);
+		return check(name, argc > 3 ? atoi(argv[3]) : 1,
+		    argc > 4 ? strtoull(argv[4], NULL, 0) : 0);
 	if (strcmp(kind, "write") == 0)
 		return write_view(name);
 	if (strcmp(kind, "forge") == 0)

@@ -5,6 +5,8 @@
  * the lines of its input up to a line ".", as table line(id, text), says
  * "built ROWS BYTES", and from then on obeys:
  *   add N    inserts N more rows, copies of random ones; says "added N ROWS"
+ *   flip     turns malicious: says "flipping", and from then on changes the
+ *            database's length in its header and back, for ever
  *   end      ends
  * The database's bytes are the segment's from its first page on: who maps a
  * snapshot of the segment can open it in place.
@@ -17,7 +19,8 @@
 
 #include "guest/lib/firn_guest.h"
 
-#define LINE_LEN 4096
+#define LINE_LEN     4096
+#define HEADER_PAGES 28 /* where a database's header has its length */
 
 static int fail(sqlite3 *db, const char *what)
 {
@@ -112,6 +115,21 @@ static int add(sqlite3 *db, int64_t n)
 	return 0;
 }
 
+/* For a reader who believes a length because it looked at it once. */
+static void __attribute__((noreturn)) flip(const struct firn_segment *seg)
+{
+	volatile uint32_t *pages =
+	    (volatile uint32_t *)(uintptr_t)(seg->va + HEADER_PAGES);
+	uint32_t good = *pages;
+
+	printf("flipping\n");
+	fflush(stdout);
+	for (;;) {
+		*pages = UINT32_MAX;
+		*pages = good;
+	}
+}
+
 int main(int argc, char **argv)
 {
 	struct firn_segment seg;
@@ -134,6 +152,8 @@ int main(int argc, char **argv)
 
 		if (strncmp(cmd, "end", 3) == 0)
 			break;
+		if (strncmp(cmd, "flip", 4) == 0)
+			flip(&seg);
 		if (sscanf(cmd, "add %" SCNd64, &n) == 1 && add(db, n) != 0)
 			return 1;
 	}

@@ -6,10 +6,12 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tools/libfirn/firn_json.h"
@@ -95,6 +97,9 @@ int demo_start(struct cli *c, const struct demo_launch *l, struct demo_vm *vm)
 		rc = launch(c, l, vm, fds);
 		vm->in = fdopen(in[1], "w");
 		vm->out = fdopen(out[0], "r");
+		/* So that poll() knows of every line that is left. */
+		if (vm->out != NULL)
+			(void)setvbuf(vm->out, NULL, _IONBF, 0);
 	}
 	for (int i = 0; i < 2; i++) {
 		if (vm->in == NULL && in[i] >= 0)
@@ -153,14 +158,40 @@ int demo_say(struct cli *c, struct demo_vm *vm, const char *fmt, ...)
 	return 0;
 }
 
+int demo_next(struct cli *c, struct demo_vm *vm, char *buf, size_t len)
+{
+	struct pollfd p[2] = {
+	    {.fd = fileno(vm->out), .events = POLLIN},
+	    {.fd = c->sig_fd, .events = POLLIN},
+	};
+
+	while (!cli_signalled(c, 0)) {
+		if (poll(p, 2, -1) <= 0 || !p[0].revents)
+			continue;
+		if (fgets(buf, (int)len, vm->out) == NULL)
+			return 0;
+		buf[strcspn(buf, "\n")] = '\0';
+		return 1;
+	}
+	cli_fail(c, "stopped by a signal");
+	return -1;
+}
+
 int demo_hear(struct cli *c, struct demo_vm *vm, char *buf, size_t len)
 {
-	if (fgets(buf, (int)len, vm->out) == NULL) {
+	int n = demo_next(c, vm, buf, len);
+
+	if (n == 0)
 		cli_fail(c, "a guest ended early");
-		return -1;
-	}
-	buf[strcspn(buf, "\n")] = '\0';
-	return 0;
+	return n == 1 ? 0 : -1;
+}
+
+uint64_t demo_now_ns(void)
+{
+	struct timespec ts;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
 json_t *demo_freeze(struct cli *c, struct demo_vm *vm, const char *name)
@@ -179,21 +210,58 @@ void demo_drop(struct cli *c, const char *snapshot)
 	    &e);
 }
 
-int verb_demo(struct cli *c, const struct args *a)
+/* The demonstrations that (a) names, one after the other. */
+static int show(struct cli *c, const struct args *a, json_t *facts)
 {
 	const char *which = a->nwords > 0 ? a->words[0] : "";
 	const char *file = a->nwords > 1 ? a->words[1] : NULL;
+	uint64_t begin = demo_now_ns();
+	int rc = 0;
+
+	if (strcmp(which, "attack") != 0)
+		rc = demo_publish(c, file, facts);
+	if (rc == 0 && *which == '\0')
+		puts("");
+	if (rc == 0 && strcmp(which, "publish") != 0)
+		rc = demo_attack(c, facts);
+	(void)json_object_set_new(facts, "total_ns",
+	    json_integer((json_int_t)(demo_now_ns() - begin)));
+	return rc;
+}
+
+/* With --json what is told goes to stderr, and the figures to stdout. */
+static int show_json(struct cli *c, const struct args *a, json_t *facts)
+{
+	int out = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+	int rc = -1;
+
+	if (out < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
+		cli_fail(c, "cannot redirect stdout: %s", strerror(errno));
+	} else {
+		c->json = false;
+		rc = show(c, a, facts);
+		c->json = true;
+		if (fflush(stdout) != 0 || dup2(out, STDOUT_FILENO) < 0 ||
+		    (rc == 0 && out_json(facts) != EX_OK))
+			rc = -1;
+	}
+	if (out >= 0)
+		(void)close(out);
+	return rc;
+}
+
+int verb_demo(struct cli *c, const struct args *a)
+{
+	json_t *facts = json_object();
+	int rc;
 
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)setvbuf(stdout, NULL, _IOLBF, 0);
-	if (strcmp(which, "publish") == 0)
-		return demo_publish(c, file) == 0 ? EX_OK : EX_FAIL;
-	if (strcmp(which, "attack") == 0)
-		return demo_attack(c) == 0 ? EX_OK : EX_FAIL;
-	if (demo_publish(c, NULL) != 0)
-		return EX_FAIL;
-	puts("");
-	return demo_attack(c) == 0 ? EX_OK : EX_FAIL;
+	rc = c->json ? show_json(c, a, facts) : show(c, a, facts);
+	json_decref(facts);
+	if (c->got_sig)
+		return EX_SIGNAL + c->got_sig;
+	return rc == 0 ? EX_OK : EX_FAIL;
 }
 
 int check_demo(struct cli *c, const struct args *a)
@@ -202,6 +270,10 @@ int check_demo(struct cli *c, const struct args *a)
 
 	if (strcmp(which, "publish") != 0 && strcmp(which, "attack") != 0) {
 		cli_fail(c, "no demonstration '%s': publish or attack", which);
+		return EX_USAGE;
+	}
+	if (strcmp(which, "attack") == 0 && a->nwords > 1) {
+		cli_fail(c, "attack takes no file");
 		return EX_USAGE;
 	}
 	return EX_OK;

@@ -34,15 +34,19 @@ int demo_start(struct cli *c, const struct demo_launch *l, struct demo_vm *vm);
  * new reference or NULL) tell how it ended. */
 void demo_end(
     struct cli *c, struct demo_vm *vm, bool kill, int *status, json_t **report);
-/* One line to or from the guest. */
+/* One line to or from the guest; a signal to us is an error. */
 int demo_say(struct cli *c, struct demo_vm *vm, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 int demo_hear(struct cli *c, struct demo_vm *vm, char *buf, size_t len);
+/* As demo_hear(), but 1 for a line, 0 when the guest closed its stdout. */
+int demo_next(struct cli *c, struct demo_vm *vm, char *buf, size_t len);
+uint64_t demo_now_ns(void);
 /* Freeze segment "db" under (name): a new reference to the result, or NULL. */
 json_t *demo_freeze(struct cli *c, struct demo_vm *vm, const char *name);
 void demo_drop(struct cli *c, const char *snapshot);
 
-int demo_publish(struct cli *c, const char *file);
-int demo_attack(struct cli *c);
+/* (facts), an object, gets the figures that are printed. */
+int demo_publish(struct cli *c, const char *file, json_t *facts);
+int demo_attack(struct cli *c, json_t *facts);
 
 #endif /* TOOLS_CLI_DEMO_H */

@@ -11,15 +11,17 @@
 
 #include "tools/cli/demo.h"
 
-#define SEGMENT_LEN (64ULL << 20)
-#define SECONDS     "2"
+#define SEGMENT_LEN  (64ULL << 20)
+#define SECONDS      "2"
+#define HEADER_PAGES "28" /* where a database has its length, for "check" */
 
-/* Run an attacker with snapshot "evil" to its end; prints what it says. */
-static int attack(struct cli *c, const char *kind, const char *arg, int *status,
-    json_t **report)
+/* Run an attacker with snapshot "evil" to its end; prints what it says, and
+ * appends it to (said). */
+static int attack(struct cli *c, json_t *said, const char *kind,
+    const char *arg, int *status, json_t **report)
 {
 	const struct demo_launch l = {
-	    .argv = {"db_attack", kind, "db", arg},
+	    .argv = {"db_attack", kind, "db", arg, HEADER_PAGES},
 	    .mem = 32ULL << 20,
 	    .give = "evil",
 	};
@@ -27,17 +29,21 @@ static int attack(struct cli *c, const char *kind, const char *arg, int *status,
 	char line[200];
 	int rc = demo_start(c, &l, &vm);
 
-	while (rc == 0 && fgets(line, sizeof(line), vm.out) != NULL)
-		printf("  %s", line);
+	while (rc == 0 && (rc = demo_next(c, &vm, line, sizeof(line))) == 1) {
+		printf("  %s\n", line);
+		(void)json_array_append_new(said, json_string(line));
+		rc = 0;
+	}
 	demo_end(c, &vm, rc != 0, status, report);
 	return rc;
 }
 
-static int must_end_with(struct cli *c, const char *kind, const char *arg)
+static int must_be_refused(
+    struct cli *c, json_t *said, const char *kind, const char *arg)
 {
 	int status = -1;
 
-	if (attack(c, kind, arg, &status, NULL) != 0)
+	if (attack(c, said, kind, arg, &status, NULL) != 0)
 		return -1;
 	if (status != 0) {
 		cli_fail(c, "the attack '%s' was not refused", kind);
@@ -46,25 +52,25 @@ static int must_end_with(struct cli *c, const char *kind, const char *arg)
 	return 0;
 }
 
-static int write_view(struct cli *c)
+static int write_view(struct cli *c, json_t *said)
 {
 	json_t *report = NULL;
 	int status = -1;
-	int rc = attack(c, "write", NULL, &status, &report);
+	int rc = attack(c, said, "write", NULL, &status, &report);
 
 	if (rc == 0 && (status != 139 || report == NULL)) {
 		cli_fail(c, "a write to a read-only view was not refused");
 		rc = -1;
 	}
 	if (rc == 0)
-		printf("  ended with status %d: %s\n", status,
+		printf("  its writer ended with status %d: %s\n", status,
 		    json_str(report, "why"));
 	json_decref(report);
 	return rc;
 }
 
 /* Reading or allocating the holes of a sealed layer would grow it for all. */
-static int grow_layer(struct cli *c)
+static int grow_layer(struct cli *c, json_t *said)
 {
 	struct cli_fds f = {0};
 	int fds[64];
@@ -88,7 +94,7 @@ static int grow_layer(struct cli *c)
 
 		printf("  fallocate on the layer's descriptor: %s\n",
 		    e == 0 ? "LET THROUGH" : strerror(e));
-		rc = e == 0 ? -1 : must_end_with(c, "holes", NULL);
+		rc = e == 0 ? -1 : must_be_refused(c, said, "holes", NULL);
 		if (rc == 0 && fstat(fds[1], &after) == 0 &&
 		    after.st_blocks == before.st_blocks)
 			printf("  the layer has %lld KiB as before\n",
@@ -104,65 +110,71 @@ static int grow_layer(struct cli *c)
 	return rc;
 }
 
-static int protections(struct cli *c)
+static int protections(struct cli *c, json_t *said)
 {
-	int rc;
+	static const char *const kinds[] = {"forge", "wrap", "twice"};
+	int rc = write_view(c, said);
 
-	puts("write to a read-only view:");
-	rc = write_view(c);
-	if (rc == 0) {
-		puts("forged capabilities:");
-		rc = must_end_with(c, "forge", NULL);
-	}
-	if (rc == 0) {
-		puts("guest-physical addresses that wrap, overlap, are odd:");
-		rc = must_end_with(c, "wrap", NULL);
-	}
-	if (rc == 0) {
-		puts("one address for two views:");
-		rc = must_end_with(c, "twice", NULL);
-	}
-	if (rc == 0) {
-		puts("growing a layer through its holes:");
-		rc = grow_layer(c);
-	}
-	return rc;
+	for (size_t i = 0; rc == 0 && i < 3; i++)
+		rc = must_be_refused(c, said, kinds[i], NULL);
+	return rc == 0 ? grow_layer(c, said) : rc;
 }
 
-int demo_attack(struct cli *c)
+/* Whether the publisher is as it was: it says nothing, and runs. */
+static int unharmed(struct cli *c, struct demo_vm *vm)
+{
+	json_t *r = demo_freeze(c, vm, "evil2");
+
+	if (r == NULL)
+		return -1;
+	json_decref(r);
+	demo_drop(c, "evil2");
+	puts("nobody was harmed: the publisher still runs and freezes, every "
+	     "attempt was refused");
+	return 0;
+}
+
+/* The publisher, with a small database, changing its length for ever. */
+static int start_evil(struct cli *c, struct demo_vm *vm)
 {
 	const struct demo_launch l = {
-	    .argv = {"db_attack", "flip", "db"},
+	    .argv = {"db_publish", "db"},
 	    .mem = 32ULL << 20,
 	    .segment = "db",
 	    .size = SEGMENT_LEN,
 	};
-	struct demo_vm evil;
 	char line[200];
-	json_t *r = NULL;
+	json_t *r;
+
+	if (demo_start(c, &l, vm) != 0 ||
+	    demo_say(c, vm, "a line of text\n.") != 0 ||
+	    demo_hear(c, vm, line, sizeof(line)) != 0 ||
+	    demo_say(c, vm, "flip") != 0 ||
+	    demo_hear(c, vm, line, sizeof(line)) != 0)
+		return -1;
+	r = demo_freeze(c, vm, "evil");
+	json_decref(r);
+	return r == NULL ? -1 : 0;
+}
+
+int demo_attack(struct cli *c, json_t *facts)
+{
+	json_t *said = json_array();
+	struct demo_vm evil;
 	int rc;
 
-	puts("== attack: the publisher changes bytes under a reader that "
-	     "validates before use");
-	rc = demo_start(c, &l, &evil);
+	puts(
+	    "== attack: the publisher changes its database's length and back "
+	    "for ever; a reader\n   of a view of it validates the length, then "
+	    "uses it");
+	rc = start_evil(c, &evil);
 	if (rc == 0)
-		rc = demo_hear(c, &evil, line, sizeof(line));
-	if (rc == 0) {
-		r = demo_freeze(c, &evil, "evil");
-		rc = r == NULL ? -1 : 0;
-		json_decref(r);
-	}
+		rc = must_be_refused(c, said, "check", SECONDS);
 	if (rc == 0)
-		puts("the reader of a view, while the publisher flips a "
-		     "length:");
+		rc = protections(c, said);
 	if (rc == 0)
-		rc = must_end_with(c, "check", SECONDS);
-	if (rc == 0)
-		rc = protections(c);
-	if (rc == 0) {
-		puts("nobody was harmed: the publisher still runs, every "
-		     "attempt was refused");
-	}
+		rc = unharmed(c, &evil);
+	(void)json_object_set_new(facts, "attack", said);
 	demo_end(c, &evil, true, NULL, NULL);
 	demo_drop(c, "evil");
 	return rc;

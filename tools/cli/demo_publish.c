@@ -6,8 +6,10 @@
  */
 #include <errno.h>
 #include <glob.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tools/cli/demo.h"
@@ -25,8 +27,14 @@ struct show {
 	struct demo_vm late;
 	char answer[READERS][200]; /* of the first time */
 	uint64_t db_len;
-	char dir[64];
+	char dir[PATH_MAX];
+	json_t *facts;
 };
+
+static void fact(struct show *s, const char *key, uint64_t n)
+{
+	(void)json_object_set_new(s->facts, key, json_integer((json_int_t)n));
+}
 
 /* --- the text ---------------------------------------------------------------
  */
@@ -70,7 +78,7 @@ static int send_text(struct cli *c, struct demo_vm *vm, const char *file)
 	for (int i = 0; file == NULL && i < 2; i++) {
 		if (glob(patterns[i], 0, NULL, &g) != 0)
 			continue;
-		for (size_t k = 0; k < g.gl_pathc; k++)
+		for (size_t k = 0; k < g.gl_pathc && !cli_signalled(c, 0); k++)
 			files += send_file(vm, g.gl_pathv[k], &sent) == 0;
 		globfree(&g);
 	}
@@ -93,8 +101,10 @@ static int build(struct cli *c, struct show *s, const char *file)
 	    .segment = "db",
 	    .size = SEGMENT_LEN,
 	};
+	uint64_t begin = demo_now_ns();
 	unsigned long long rows;
 	unsigned long long len;
+	char took[32];
 	char line[200];
 
 	if (demo_start(c, &l, &s->pub) != 0 ||
@@ -107,10 +117,18 @@ static int build(struct cli *c, struct show *s, const char *file)
 	}
 	rows = number_at(line + 6);
 	len = number_at(strchr(line + 6, ' ') + 1);
+	if (rows == 0) {
+		cli_fail(c, "there is no line of text in %s",
+		    file == NULL ? "what Debian ships here" : file);
+		return -1;
+	}
 	s->db_len = len;
+	fact(s, "rows", rows);
+	fact(s, "database_bytes", len);
 	printf("publisher: committed %llu rows, %.1f MB of database in a "
-	       "segment of %llu MiB\n",
-	    rows, (double)len / 1e6, SEGMENT_LEN >> 20);
+	       "segment of %llu MiB, after %s\n",
+	    rows, (double)len / 1e6, SEGMENT_LEN >> 20,
+	    fmt_ns(demo_now_ns() - begin, took, sizeof(took)));
 	return 0;
 }
 
@@ -128,7 +146,7 @@ static int freeze(struct cli *c, struct show *s, const char *name)
 	    (unsigned long long)json_u64(r, "copied_pages"),
 	    fmt_ns(json_u64(r, "pause_ns"), pause, sizeof(pause)),
 	    fmt_ns(json_u64(r, "total_ns"), total, sizeof(total)));
-	json_decref(r);
+	(void)json_object_set_new(s->facts, name, r);
 	return 0;
 }
 
@@ -166,6 +184,9 @@ static uint64_t private_bytes(struct cli *c, struct demo_vm *vm)
 
 static int read_first(struct cli *c, struct show *s)
 {
+	json_t *readers = json_array();
+
+	(void)json_object_set_new(s->facts, "readers", readers);
 	for (int i = 0; i < READERS; i++)
 		if (start_reader(c, &s->reader[i], "v1", words[i]) != 0)
 			return -1;
@@ -173,16 +194,22 @@ static int read_first(struct cli *c, struct show *s)
 	if (demo_say(c, &s->pub, "add %d", MORE_ROWS) != 0)
 		return -1;
 	for (int i = 0; i < READERS; i++) {
+		uint64_t begin = demo_now_ns();
 		uint64_t mine;
+		char took[32];
 
 		if (ask(c, &s->reader[i], s->answer[i], sizeof(s->answer[i])) !=
 		    0)
 			return -1;
 		mine = private_bytes(c, &s->reader[i]);
 		printf("reader %d of v1: %s\n", i + 1, s->answer[i]);
-		printf("          in place: %.1f MB of memory of its own, the "
-		       "database has %.1f MB\n",
+		printf("          in place, in %s: %.1f MB of memory of its "
+		       "own, the database has %.1f MB\n",
+		    fmt_ns(demo_now_ns() - begin, took, sizeof(took)),
 		    (double)mine / 1e6, (double)s->db_len / 1e6);
+		(void)json_array_append_new(
+		    readers, json_pack("{s:s,s:I}", "answer", s->answer[i],
+				 "private_bytes", (json_int_t)mine));
 	}
 	return 0;
 }
@@ -199,7 +226,7 @@ static int go_on(struct cli *c, struct show *s)
 	return freeze(c, s, "v2");
 }
 
-static int compare(struct cli *c)
+static int compare(struct cli *c, struct show *s)
 {
 	struct firn_pageset p;
 	struct firn_error e;
@@ -213,6 +240,9 @@ static int compare(struct cli *c)
 	    (unsigned long long)p.pages, p.nranges,
 	    (unsigned long long)(SEGMENT_LEN / 4096),
 	    (unsigned long long)p.nodes_visited);
+	fact(s, "diff_pages", p.pages);
+	fact(s, "diff_extents", p.nranges);
+	fact(s, "nodes_visited", p.nodes_visited);
 	firn_pageset_free(&p);
 	return 0;
 }
@@ -236,6 +266,7 @@ static int read_again(struct cli *c, struct show *s)
 	    ask(c, &s->late, line, sizeof(line)) != 0)
 		return -1;
 	printf("reader of v2: %s\n", line);
+	(void)json_object_set_new(s->facts, "answer_v2", json_string(line));
 	if (strcmp(line, s->answer[0]) == 0) {
 		cli_fail(c, "v2 gives the answers of v1");
 		return -1;
@@ -243,13 +274,13 @@ static int read_again(struct cli *c, struct show *s)
 	return 0;
 }
 
-static int export_one(
-    struct cli *c, const char *snap, char *path, const char *over)
+static int export_one(struct cli *c, const char *snap, const char *format,
+    char *path, const char *over)
 {
 	char name[16];
 	char *w[2] = {name, path};
 	struct args a = {
-	    .format = "qcow2", .over = over, .nwords = 2, .words = w};
+	    .format = format, .over = over, .nwords = 2, .words = w};
 
 	(void)snprintf(name, sizeof(name), "%s", snap);
 	printf("export %s%s: ", snap, over == NULL ? "" : " over v1");
@@ -257,44 +288,76 @@ static int export_one(
 	return verb_export(c, &a) == EX_OK ? 0 : -1;
 }
 
-static int check_image(struct cli *c, const char *path)
+/* qemu-img's word on (path), whose content must be that of (raw). */
+static int check_image(struct cli *c, const char *path, const char *raw)
 {
-	const char *argv[] = {"qemu-img", "check", "-q", path, NULL};
-	const struct proc p = {.argv = argv, .keep_fd = -1, .grow_fd = -1};
+	const char *check[] = {"qemu-img", "check", "-q", path, NULL};
+	const char *same[] = {"qemu-img", "compare", "-q", "-f", "qcow2", "-F",
+	    "raw", path, raw, NULL};
+	struct proc p = {.argv = check, .keep_fd = -1, .grow_fd = -1};
 
-	return proc_run(c, &p, "the image", NULL);
+	if (proc_run(c, &p, "the image", NULL) != 0)
+		return -1;
+	p.argv = same;
+	if (proc_run(c, &p, "the image has not the bytes of v2", NULL) != 0)
+		return -1;
+	puts("qemu-img: check finds no errors in v2 over v1, compare finds it "
+	     "equal to the raw v2");
+	return 0;
+}
+
+static uint64_t file_len(const char *path)
+{
+	struct stat st = {0};
+
+	(void)stat(path, &st);
+	return (uint64_t)st.st_size;
+}
+
+static int export_in(struct cli *c, struct show *s)
+{
+	char v1[PATH_MAX + 16];
+	char v2[PATH_MAX + 16];
+	char raw[PATH_MAX + 16];
+	int rc;
+
+	(void)snprintf(v1, sizeof(v1), "%s/v1.qcow2", s->dir);
+	(void)snprintf(v2, sizeof(v2), "%s/v2.qcow2", s->dir);
+	(void)snprintf(raw, sizeof(raw), "%s/v2.raw", s->dir);
+	rc = export_one(c, "v1", "qcow2", v1, NULL);
+	if (rc == 0)
+		rc = export_one(c, "v2", "qcow2", v2, v1);
+	if (rc == 0)
+		rc = export_one(c, "v2", "raw", raw, NULL);
+	if (rc == 0)
+		rc = check_image(c, v2, raw);
+	fact(s, "qcow2_v1_bytes", file_len(v1));
+	fact(s, "qcow2_v2_bytes", file_len(v2));
+	(void)unlink(v1);
+	(void)unlink(v2);
+	(void)unlink(raw);
+	return rc;
 }
 
 static int export_both(struct cli *c, struct show *s)
 {
-	char v1[96];
-	char v2[96];
+	const char *tmp = getenv("TMPDIR");
 	int rc;
 
-	(void)snprintf(s->dir, sizeof(s->dir), "/tmp/firn-demo.XXXXXX");
+	(void)snprintf(s->dir, sizeof(s->dir), "%s/firn-demo.XXXXXX",
+	    tmp != NULL && *tmp == '/' ? tmp : "/tmp");
 	if (mkdtemp(s->dir) == NULL) {
-		cli_fail(c, "cannot make a directory: %s", strerror(errno));
-		s->dir[0] = '\0';
+		cli_fail(c, "cannot make %s: %s", s->dir, strerror(errno));
 		return -1;
 	}
-	(void)snprintf(v1, sizeof(v1), "%s/v1.qcow2", s->dir);
-	(void)snprintf(v2, sizeof(v2), "%s/v2.qcow2", s->dir);
-	rc = export_one(c, "v1", v1, NULL);
-	if (rc == 0)
-		rc = export_one(c, "v2", v2, v1);
-	if (rc == 0)
-		rc = check_image(c, v2);
-	if (rc == 0)
-		puts("qemu-img check: no errors in v2 over v1");
-	(void)unlink(v1);
-	(void)unlink(v2);
+	rc = export_in(c, s);
 	(void)rmdir(s->dir);
 	return rc;
 }
 
-int demo_publish(struct cli *c, const char *file)
+int demo_publish(struct cli *c, const char *file, json_t *facts)
 {
-	struct show s = {0};
+	struct show s = {.facts = facts};
 	int rc;
 
 	puts(
@@ -308,7 +371,7 @@ int demo_publish(struct cli *c, const char *file)
 	if (rc == 0)
 		rc = go_on(c, &s);
 	if (rc == 0)
-		rc = compare(c);
+		rc = compare(c, &s);
 	if (rc == 0)
 		rc = read_again(c, &s);
 	if (rc == 0)

@@ -231,6 +231,7 @@ const struct verb cli_verbs[] = {
 	    "none\nis named.",
 	.max = 2,
 	.link = LINK_PRIVATE,
+	.takes_signals = true,
 	.check = check_demo,
 	.run = verb_demo},
     {.name = "doctor",
