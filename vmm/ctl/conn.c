@@ -70,6 +70,24 @@ static void flush(struct ctl_conn *c)
 		want(c, EPOLLIN | (c->out != NULL ? EPOLLOUT : 0u));
 }
 
+/* The line of (msg). json_dumps() would do, but jansson 2.14 leaves out what it
+ * has no memory for and calls that success. */
+static char *line_of(const json_t *msg, size_t *len)
+{
+	size_t n = msg == NULL ? 0 : json_dumpb(msg, NULL, 0, JSON_COMPACT);
+	char *text = n == 0 ? NULL : malloc(n + 1);
+
+	if (text == NULL)
+		return NULL;
+	if (json_dumpb(msg, text, n, JSON_COMPACT) != n) {
+		free(text);
+		return NULL;
+	}
+	text[n] = '\n';
+	*len = n + 1;
+	return text;
+}
+
 /* NULL without memory; (fds) are still the caller's then. */
 static struct ctl_out *out_new(const json_t *msg, int *fds, size_t nfds)
 {
@@ -77,13 +95,11 @@ static struct ctl_out *out_new(const json_t *msg, int *fds, size_t nfds)
 
 	if (o == NULL)
 		return NULL;
-	o->text = msg == NULL ? NULL : json_dumps(msg, JSON_COMPACT);
+	o->text = line_of(msg, &o->len);
 	if (o->text == NULL) {
 		free(o);
 		return NULL;
 	}
-	o->len = strlen(o->text);
-	o->text[o->len++] = '\n';
 	o->fds = fds;
 	o->nfds = nfds;
 	return o;
