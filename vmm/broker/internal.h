@@ -23,6 +23,7 @@
 #include "vmm/core/loop.h"
 #include "vmm/core/worker.h"
 #include "vmm/ctl/ctl.h"
+#include "vmm/kin/kin.h"
 #include "vmm/layer/layer.h"
 #include "vmm/map/map.h"
 #include "vmm/wire/wire.h"
@@ -69,7 +70,7 @@ struct snap {
 	uint64_t origin_vm;
 	uint32_t origin_segment;
 	char origin[FIRN_NAME_MAX * 2]; /* VM:SEGMENT as it was called */
-	uint64_t parent;                /* 0: none */
+	struct kin *kin;                /* its own */
 	uid_t payer;
 };
 
@@ -128,7 +129,7 @@ struct bplace {
 	struct map cur; /* what the next freeze is put over */
 	struct lineage *lineage;
 	struct snap *shown;   /* a view's, held */
-	uint64_t last_snap;   /* parent of the next */
+	struct kin *kin;      /* parent of the next; held, or NULL */
 	struct step *pending; /* oldest first */
 	bool severing;        /* the monitor was asked to */
 	/* Severed, and not yet anybody's: the next sever gives it. */
@@ -215,6 +216,7 @@ struct broker {
 	struct bvm *vms;
 	struct snap *snaps[SNAP_BUCKETS];
 	uint32_t nsnaps;
+	struct kins kins;
 	uint64_t next_id;
 	struct loop_timer sweeper;
 	struct work reaper;

@@ -333,7 +333,7 @@ static void map_answer(
 		map_put(&b->store, &p->cur);
 		p->cur = map_get(&b->store, &op->r.snap->map);
 		p->shown = snap_hold(op->r.snap);
-		p->last_snap = op->r.snap->id;
+		p->kin = kin_hold(op->r.snap->kin);
 		if (op->a.rq == NULL) {
 			struct firn_segment s = {.id = m.id,
 			    .flags = w.flags,

@@ -446,7 +446,7 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
 		return NULL;
 	s->origin_vm = vm->id;
 	s->origin_segment = p->id;
-	s->parent = p->last_snap;
+	kin_descend(s->kin, p->kin);
 	s->payer = vm->home->uid;
 	(void)snprintf(
 	    s->origin, sizeof(s->origin), "%.63s:%.63s", vm->name, p->name);
@@ -458,6 +458,15 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
 		return s;
 	snap_put(b, s);
 	return NULL;
+}
+
+/* What is frozen next descends from (s). */
+static void place_descend(struct bplace *p, struct snap *s)
+{
+	struct kin *was = p->kin;
+
+	p->kin = kin_hold(s->kin);
+	kin_put(was);
 }
 
 static void freeze_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
@@ -486,7 +495,7 @@ static void freeze_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 	if (s == NULL) {
 		asker_fail(b, &op->a, &e);
 	} else {
-		p->last_snap = s->id;
+		place_descend(p, s);
 		if (op->a.rq == NULL)
 			grant_owner(vm, s, op->name);
 		notify(b, vm->home, "snapshot.made",

@@ -126,14 +126,15 @@ static const struct ctl_param unmap_params[] = {
 
 static const struct ctl_param snap_fields[] = {SIZE("id", "of the snapshot"),
     STR("name", "label"), SIZE("pages", "of it"), SIZE("size", "bytes"),
-    STR("origin", "VM:SEGMENT, or import"), SIZE_OPT("parent", "id"),
-    SIZE("payer", "uid"), END};
+    STR("origin", "VM:SEGMENT, or import"),
+    SIZE_OPT("parent", "nearest ancestor alive"), SIZE("payer", "uid"), END};
 static const struct ctl_param snaps_results[] = {
     OBJS("snapshots", "the caller's", snap_fields), END};
 static const struct ctl_param show_results[] = {SIZE("id", "of the snapshot"),
     STR("name", "label"), SIZE("pages", "of it"), SIZE("size", "bytes"),
-    STR("origin", "VM:SEGMENT, or import"), SIZE_OPT("parent", "id"),
-    SIZE("payer", "uid"), SIZE("layers", "it is in"),
+    STR("origin", "VM:SEGMENT, or import"),
+    SIZE_OPT("parent", "nearest ancestor alive"), SIZE("payer", "uid"),
+    SIZE("layers", "it is in"),
     SIZE("extents", "runs of pages that are not zero"),
     SIZE("exclusive_pages", "that no other page map shares"),
     SIZE("shared_pages", "that another page map shares"),

@@ -48,7 +48,10 @@ struct snap *snap_new(
 
 	if (b->nsnaps < SNAPS_MAX)
 		s = calloc(1, sizeof(*s));
-	if (s == NULL) {
+	if (s != NULL)
+		s->kin = kin_new(&b->kins, b->next_id);
+	if (s == NULL || s->kin == NULL) {
+		free(s);
 		map_put(&b->store, &map);
 		if (b->nsnaps >= SNAPS_MAX)
 			return err_set(e, -ENOSPC,
@@ -85,6 +88,7 @@ void snap_put(struct broker *b, struct snap *s)
 	b->nsnaps--;
 	if (s->lineage->laid_snap == s->id)
 		s->lineage->laid_snap = 0;
+	kin_died(s->kin);
 	lineage_put(s->lineage);
 	map_put(&b->store, &s->map);
 	if (s->has_laid)

@@ -32,10 +32,11 @@ static json_t *base_json(const struct snap *s, const char *name)
 	    (json_int_t)s->id, "name", name, "pages", (json_int_t)s->map.npages,
 	    "size", (json_int_t)(s->map.npages * PAGE_SIZE), "origin",
 	    s->origin, "payer", (json_int_t)s->payer);
+	uint64_t parent = kin_parent(s->kin);
 
-	if (j != NULL && s->parent != 0)
+	if (j != NULL && parent != 0)
 		(void)json_object_set_new(
-		    j, "parent", json_integer((json_int_t)s->parent));
+		    j, "parent", json_integer((json_int_t)parent));
 	return j;
 }
 

@@ -151,6 +151,7 @@ void place_end(struct broker *b, struct bvm *vm, struct bplace *p)
 	if (p->has_severed)
 		map_put(&b->store, &p->severed);
 	snap_put(b, p->shown);
+	kin_put(p->kin);
 	lineage_put(p->lineage);
 	*p = (struct bplace){0};
 	layers_reap(b);

@@ -1,0 +1,490 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Sets of extents, and records of descent: by hand, and at random against a
+ * naive model that never merges anything. FIRN_SEED repeats a run.
+ */
+/* wrap: malloc calloc realloc */
+#include "vmm/kin/kin.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tests/unit/unit.h"
+
+/* --- failing memory ------------------------------------------------------- */
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t m);
+void *__real_realloc(void *p, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t m);
+void *__wrap_realloc(void *p, size_t n);
+
+static long left = -1; /* allocations until one fails; negative: never */
+
+static int fails(void)
+{
+	if (left == 0)
+		return 1;
+	if (left > 0)
+		left--;
+	return 0;
+}
+
+void *__wrap_malloc(size_t n)
+{
+	return fails() ? NULL : __real_malloc(n);
+}
+
+void *__wrap_calloc(size_t n, size_t m)
+{
+	return fails() ? NULL : __real_calloc(n, m);
+}
+
+void *__wrap_realloc(void *p, size_t n)
+{
+	return fails() ? NULL : __real_realloc(p, n);
+}
+
+/* --- sets ----------------------------------------------------------------- */
+
+#define NBITS 200
+
+static uint64_t rng;
+
+static uint64_t rnd(uint64_t below)
+{
+	rng ^= rng << 13;
+	rng ^= rng >> 7;
+	rng ^= rng << 17;
+	return rng % below;
+}
+
+static void seed(void)
+{
+	const char *s = getenv("FIRN_SEED");
+
+	rng = s != NULL ? strtoull(s, NULL, 0) : (uint64_t)time(NULL);
+	rng |= 1;
+	print_message("FIRN_SEED=%llu\n", (unsigned long long)rng);
+}
+
+static int bit(const uint64_t *w, uint64_t i)
+{
+	return (int)(w[i / 64] >> (i % 64) & 1);
+}
+
+static void set_bit(uint64_t *w, uint64_t i)
+{
+	w[i / 64] |= 1ULL << (i % 64);
+}
+
+#define NWORDS ((NBITS + 63) / 64)
+
+static void random_bits(uint64_t *w)
+{
+	uint64_t n = rnd(12);
+
+	memset(w, 0, NWORDS * 8);
+	while (n-- > 0) {
+		uint64_t first = rnd(NBITS);
+		uint64_t len = 1 + rnd(20);
+
+		for (uint64_t i = first; i < NBITS && i < first + len; i++)
+			set_bit(w, i);
+	}
+}
+
+static void check_set(const struct extset *s, const uint64_t *w)
+{
+	uint64_t at = 0;
+	uint64_t pages = 0;
+
+	for (size_t i = 0; i < s->n; i++) {
+		assert_true(s->x[i].npages > 0);
+		assert_true(i == 0 || s->x[i].first > s->x[i - 1].first +
+							  s->x[i - 1].npages);
+		for (; at < s->x[i].first; at++)
+			assert_false(bit(w, at));
+		for (; at < s->x[i].first + s->x[i].npages; at++, pages++)
+			assert_true(bit(w, at));
+	}
+	for (; at < NBITS; at++)
+		assert_false(bit(w, at));
+	assert_int_equal(s->pages, pages);
+}
+
+static void sets_are_bitmaps(void **state)
+{
+	uint64_t w[3][NWORDS];
+	uint64_t want[NWORDS];
+	struct extset s[3];
+	struct extset out;
+	const struct extset *const all[] = {&s[0], &s[1], &s[2]};
+
+	(void)state;
+	seed();
+	for (int round = 0; round < 3000; round++) {
+		for (int k = 0; k < 3; k++) {
+			random_bits(w[k]);
+			assert_int_equal(extset_of_bits(w[k], NBITS, &s[k]), 0);
+			check_set(&s[k], w[k]);
+		}
+		for (int i = 0; i < NWORDS; i++)
+			want[i] = w[0][i] | w[1][i] | w[2][i];
+		assert_int_equal(extset_unite(all, 3, &out), 0);
+		check_set(&out, want);
+		extset_free(&out);
+		for (int i = 0; i < NWORDS; i++)
+			want[i] = w[0][i] & w[1][i];
+		assert_int_equal(extset_cut(&s[0], &s[1], &out), 0);
+		check_set(&out, want);
+		extset_free(&out);
+		for (int k = 0; k < 3; k++)
+			extset_free(&s[k]);
+	}
+}
+
+static void set_refuses(void **state)
+{
+	struct extset s = {0};
+
+	(void)state;
+	assert_int_equal(extset_add(&s, 5, 0), -EINVAL);
+	assert_int_equal(extset_add(&s, UINT64_MAX, 1), -EINVAL);
+	assert_int_equal(extset_add(&s, 10, 5), 0);
+	assert_int_equal(extset_add(&s, 14, 5), -EINVAL);
+	assert_int_equal(extset_add(&s, 3, 1), -EINVAL);
+	assert_int_equal(extset_add(&s, 15, 5), 0);
+	assert_int_equal(s.n, 1);
+	assert_int_equal(s.pages, 10);
+	extset_free(&s);
+	assert_int_equal(s.n, 0);
+}
+
+/* What is beyond the last page is not looked at. */
+static void bits_beyond_are_ignored(void **state)
+{
+	const uint64_t w[2] = {1ULL << 63, ~0ULL};
+	struct extset s;
+
+	(void)state;
+	assert_int_equal(extset_of_bits(w, 70, &s), 0);
+	assert_int_equal(s.n, 1);
+	assert_int_equal(s.pages, 7);
+	extset_free(&s);
+}
+
+static void sets_without_memory(void **state)
+{
+	uint64_t w[NWORDS];
+	struct extset s;
+	struct extset out;
+	const struct extset *const both[] = {&s, &s};
+
+	(void)state;
+	memset(w, 0x55, sizeof(w));
+	for (long n = 0; n < 2; n++) {
+		left = n;
+		assert_int_equal(extset_of_bits(w, NBITS, &s), -ENOMEM);
+		assert_int_equal(s.n, 0);
+	}
+	left = -1;
+	assert_int_equal(extset_of_bits(w, NBITS, &s), 0);
+	left = 0;
+	assert_int_equal(extset_unite(both, 2, &out), -ENOMEM);
+	assert_int_equal(extset_cut(&s, &s, &out), -ENOMEM);
+	assert_int_equal(out.n, 0);
+	left = -1;
+	extset_free(&s);
+}
+
+/* --- records -------------------------------------------------------------- */
+
+static struct kin_sets sets_of(uint64_t read, uint64_t write)
+{
+	struct kin_sets s = {0};
+
+	assert_int_equal(extset_add(&s.reads, read, 1), 0);
+	assert_int_equal(extset_add(&s.writes, write, 1), 0);
+	return s;
+}
+
+static struct kin *child(struct kins *all, struct kin *parent, uint64_t id)
+{
+	struct kin *k = kin_new(all, id);
+	struct kin_sets s = sets_of(2 * id, 3 * id);
+
+	assert_non_null(k);
+	kin_descend(k, parent);
+	kin_track(k, &s);
+	return k;
+}
+
+/* A place that is frozen 100,000 times, every snapshot dropped at once. */
+static void a_long_life_stays_small(void **state)
+{
+	struct kins all = {0};
+	struct kin *base = kin_new(&all, 1);
+	struct kin *at = kin_hold(base);
+	struct kin_sets out;
+	bool tracked;
+
+	(void)state;
+	for (uint64_t i = 0; i < 100000; i++) {
+		struct kin *k = child(&all, at, 7);
+		struct kin *was = at;
+
+		at = kin_hold(k);
+		kin_put(was);
+		kin_died(k);
+		assert_true(all.n <= 3);
+	}
+	assert_int_equal(kin_parent(at), 1);
+	assert_int_equal(kin_since(at, base, &tracked, &out), 0);
+	assert_true(tracked);
+	assert_int_equal(out.reads.pages, 1);
+	kin_sets_free(&out);
+	kin_put(at);
+	kin_died(base);
+	assert_int_equal(all.n, 0);
+}
+
+static void chains_unite(void **state)
+{
+	struct kins all = {0};
+	struct kin *a = child(&all, NULL, 1);
+	struct kin *b = child(&all, a, 2);
+	struct kin *c = child(&all, b, 3);
+	struct kin *d = child(&all, a, 4);
+	struct kin_sets out;
+	bool tracked;
+
+	(void)state;
+	assert_int_equal(kin_since(d, b, &tracked, &out), -ESRCH);
+	assert_int_equal(kin_since(a, b, &tracked, &out), -ESRCH);
+	assert_int_equal(kin_since(a, a, &tracked, &out), 0);
+	assert_true(tracked);
+	assert_int_equal(out.reads.n + out.writes.n, 0);
+	kin_died(b);
+	assert_int_equal(all.n, 3);
+	assert_int_equal(kin_parent(c), 1);
+	assert_int_equal(kin_since(c, a, &tracked, &out), 0);
+	assert_true(tracked);
+	assert_int_equal(out.reads.x[0].first, 4);
+	assert_int_equal(out.reads.x[1].first, 6);
+	assert_int_equal(out.writes.x[0].first, 6);
+	assert_int_equal(out.writes.x[1].first, 9);
+	kin_sets_free(&out);
+	kin_died(a); /* two descend from it: it stays */
+	assert_int_equal(all.n, 3);
+	assert_int_equal(kin_parent(c), 0);
+	kin_died(d);
+	assert_int_equal(all.n, 1);
+	assert_false(kin_tracked(c)); /* relative to nothing */
+	kin_died(c);
+	assert_int_equal(all.n, 0);
+}
+
+/* A record that cannot be merged for want of memory is merged later. */
+static void merges_without_memory(void **state)
+{
+	struct kins all = {0};
+	struct kin *a = child(&all, NULL, 1);
+	struct kin *b = child(&all, a, 2);
+	struct kin *c = child(&all, b, 3);
+	struct kin_sets out;
+	bool tracked;
+
+	(void)state;
+	left = 1;
+	kin_died(b);
+	left = -1;
+	assert_int_equal(all.n, 3);
+	left = 0;
+	assert_int_equal(kin_since(c, a, &tracked, &out), -ENOMEM);
+	left = -1;
+	assert_int_equal(kin_since(c, a, &tracked, &out), 0);
+	assert_true(tracked);
+	assert_int_equal(out.reads.pages, 2);
+	kin_sets_free(&out);
+	kin_died(child(&all, b, 4)); /* b is settled again when it goes */
+	assert_int_equal(all.n, 2);
+	kin_died(c);
+	kin_died(a);
+	assert_int_equal(all.n, 0);
+	left = 0;
+	assert_null(kin_new(&all, 1));
+	left = -1;
+	assert_int_equal(all.n, 0);
+}
+
+/* --- at random ------------------------------------------------------------ */
+
+#define NMODEL  400
+#define NPLACES 5
+
+struct model {
+	struct kin *k;
+	int parent; /* -1: none */
+	bool alive;
+	bool tracked;
+	uint64_t r[NWORDS], w[NWORDS];
+};
+
+struct world {
+	struct kins all;
+	struct model m[NMODEL];
+	int n;
+	int place[NPLACES]; /* the record that each holds; -1 */
+};
+
+static void freeze(struct world *x, int place)
+{
+	struct model *m = &x->m[x->n];
+	int parent = x->place[place];
+	struct kin_sets s;
+
+	m->k = kin_new(&x->all, (uint64_t)x->n + 1);
+	assert_non_null(m->k);
+	m->alive = true;
+	m->parent = parent;
+	kin_descend(m->k, parent < 0 ? NULL : x->m[parent].k);
+	m->tracked = parent >= 0 && rnd(8) != 0;
+	if (m->tracked) {
+		random_bits(m->r);
+		random_bits(m->w);
+		assert_int_equal(extset_of_bits(m->r, NBITS, &s.reads), 0);
+		assert_int_equal(extset_of_bits(m->w, NBITS, &s.writes), 0);
+		kin_track(m->k, &s);
+	}
+	(void)kin_hold(m->k);
+	if (parent >= 0)
+		kin_put(x->m[parent].k);
+	x->place[place] = x->n++;
+}
+
+static void move(struct world *x, int place, int to)
+{
+	int was = x->place[place];
+
+	if (to >= 0 && !x->m[to].alive)
+		return;
+	if (to >= 0)
+		(void)kin_hold(x->m[to].k);
+	x->place[place] = to;
+	if (was >= 0)
+		kin_put(x->m[was].k);
+}
+
+static int model_parent(const struct world *x, int i)
+{
+	i = x->m[i].parent;
+	while (i >= 0 && !x->m[i].alive)
+		i = x->m[i].parent;
+	return i;
+}
+
+static void check_since(struct world *x, int i, int base)
+{
+	uint64_t r[NWORDS] = {0};
+	uint64_t w[NWORDS] = {0};
+	bool tracked = true;
+	bool got;
+	struct kin_sets s;
+	int at = i;
+	int rc = kin_since(x->m[i].k, x->m[base].k, &got, &s);
+
+	for (; at >= 0 && at != base; at = x->m[at].parent) {
+		tracked &= x->m[at].tracked;
+		for (int k = 0; k < NWORDS; k++) {
+			r[k] |= x->m[at].r[k];
+			w[k] |= x->m[at].w[k];
+		}
+	}
+	assert_int_equal(rc, at < 0 ? -ESRCH : 0);
+	if (rc != 0)
+		return;
+	assert_int_equal(got, tracked);
+	if (tracked) {
+		check_set(&s.reads, r);
+		check_set(&s.writes, w);
+	}
+	kin_sets_free(&s);
+}
+
+static void check_all(struct world *x)
+{
+	size_t wanted = 0;
+
+	for (int i = 0; i < x->n; i++) {
+		int held = 0;
+
+		for (int p = 0; p < NPLACES; p++)
+			held |= x->place[p] == i;
+		wanted += x->m[i].alive || held ? 1 : 0;
+		if (!x->m[i].alive)
+			continue;
+		assert_int_equal(kin_parent(x->m[i].k), model_parent(x, i) + 1);
+		for (int k = 0; k < 8; k++) {
+			int base = (int)rnd((uint64_t)x->n);
+
+			if (x->m[base].alive)
+				check_since(x, i, base);
+		}
+	}
+	assert_true(x->all.n <= 2 * wanted);
+}
+
+static void random_families(void **state)
+{
+	(void)state;
+	seed();
+	for (int round = 0; round < 30; round++) {
+		struct world *x = calloc(1, sizeof(*x));
+
+		for (int p = 0; p < NPLACES; p++)
+			x->place[p] = -1;
+		while (x->n < NMODEL) {
+			int i = (int)rnd((uint64_t)x->n + 1);
+
+			if (rnd(3) == 0)
+				freeze(x, (int)rnd(NPLACES));
+			else if (rnd(4) == 0)
+				move(x, (int)rnd(NPLACES), i < x->n ? i : -1);
+			else if (i < x->n && x->m[i].alive) {
+				x->m[i].alive = false;
+				kin_died(x->m[i].k);
+			}
+			if (x->n % 40 == 0)
+				check_all(x);
+		}
+		for (int p = 0; p < NPLACES; p++)
+			move(x, p, -1);
+		check_all(x);
+		for (int i = 0; i < x->n; i++)
+			if (x->m[i].alive)
+				kin_died(x->m[i].k);
+		assert_int_equal(x->all.n, 0);
+		free(x);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(sets_are_bitmaps),
+	    cmocka_unit_test(set_refuses),
+	    cmocka_unit_test(bits_beyond_are_ignored),
+	    cmocka_unit_test(sets_without_memory),
+	    cmocka_unit_test(a_long_life_stays_small),
+	    cmocka_unit_test(chains_unite),
+	    cmocka_unit_test(merges_without_memory),
+	    cmocka_unit_test(random_families),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT */
+#include "vmm/kin/extset.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CAP_FIRST 16u
+
+void extset_free(struct extset *s)
+{
+	free(s->x);
+	*s = (struct extset){0};
+}
+
+/* Room for one more. */
+static int grow(struct extset *s)
+{
+	size_t cap = s->cap == 0 ? CAP_FIRST : s->cap * 2;
+	struct firn_extent *x;
+
+	if (s->n < s->cap)
+		return 0;
+	if (s->n >= EXTSET_MAX)
+		return -E2BIG;
+	x = realloc(s->x, cap * sizeof(*x));
+	if (x == NULL)
+		return -ENOMEM;
+	s->x = x;
+	s->cap = cap;
+	return 0;
+}
+
+static uint64_t end_of(const struct firn_extent *x)
+{
+	return x->first + x->npages;
+}
+
+int extset_add(struct extset *s, uint64_t first, uint64_t npages)
+{
+	struct firn_extent *last = s->n > 0 ? &s->x[s->n - 1] : NULL;
+	int rc;
+
+	if (npages == 0 || first > UINT64_MAX - npages ||
+	    (last != NULL && first < end_of(last)))
+		return -EINVAL;
+	if (last != NULL && first == end_of(last)) {
+		last->npages += npages;
+		s->pages += npages;
+		return 0;
+	}
+	rc = grow(s);
+	if (rc != 0)
+		return rc;
+	s->x[s->n++] = (struct firn_extent){.first = first, .npages = npages};
+	s->pages += npages;
+	return 0;
+}
+
+/* The first page from (i) on whose bit is (set), or npages. */
+static uint64_t next_bit(
+    const uint64_t *words, uint64_t npages, uint64_t i, int set)
+{
+	while (i < npages) {
+		uint64_t w = set ? words[i / 64] : ~words[i / 64];
+
+		w >>= i % 64;
+		if (w != 0) {
+			i += (uint64_t)__builtin_ctzll(w);
+			break;
+		}
+		i += 64 - i % 64;
+	}
+	return i < npages ? i : npages;
+}
+
+int extset_of_bits(const uint64_t *words, uint64_t npages, struct extset *out)
+{
+	uint64_t i = next_bit(words, npages, 0, 1);
+
+	*out = (struct extset){0};
+	while (i < npages) {
+		uint64_t end = next_bit(words, npages, i, 0);
+		int rc = extset_add(out, i, end - i);
+
+		if (rc != 0) {
+			extset_free(out);
+			return rc;
+		}
+		i = next_bit(words, npages, end, 1);
+	}
+	return 0;
+}
+
+static int by_first(const void *x, const void *y)
+{
+	const struct firn_extent *a = x;
+	const struct firn_extent *b = y;
+
+	return a->first < b->first ? -1 : a->first > b->first;
+}
+
+/* Join what overlaps or touches; (x) is sorted. */
+static void coalesce(struct extset *s)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < s->n; i++) {
+		struct firn_extent *last = n > 0 ? &s->x[n - 1] : NULL;
+
+		if (last == NULL || s->x[i].first > end_of(last))
+			s->x[n++] = s->x[i];
+		else if (end_of(&s->x[i]) > end_of(last))
+			last->npages = end_of(&s->x[i]) - last->first;
+	}
+	s->n = n;
+	s->pages = 0;
+	for (size_t i = 0; i < n; i++)
+		s->pages += s->x[i].npages;
+}
+
+int extset_unite(const struct extset *const *set, size_t n, struct extset *out)
+{
+	size_t all = 0;
+
+	*out = (struct extset){0};
+	for (size_t i = 0; i < n; i++)
+		all += set[i]->n;
+	if (all == 0)
+		return 0;
+	if (all > EXTSET_MAX)
+		return -E2BIG;
+	out->x = malloc(all * sizeof(*out->x));
+	if (out->x == NULL)
+		return -ENOMEM;
+	out->cap = all;
+	for (size_t i = 0; i < n; i++) {
+		if (set[i]->n == 0)
+			continue;
+		memcpy(out->x + out->n, set[i]->x, set[i]->n * sizeof(*out->x));
+		out->n += set[i]->n;
+	}
+	qsort(out->x, out->n, sizeof(*out->x), by_first);
+	coalesce(out);
+	return 0;
+}
+
+int extset_cut(
+    const struct extset *a, const struct extset *b, struct extset *out)
+{
+	size_t i = 0;
+	size_t k = 0;
+
+	*out = (struct extset){0};
+	while (i < a->n && k < b->n) {
+		const struct firn_extent *x = &a->x[i];
+		const struct firn_extent *y = &b->x[k];
+		uint64_t first = x->first > y->first ? x->first : y->first;
+		uint64_t end = end_of(x) < end_of(y) ? end_of(x) : end_of(y);
+		int rc = 0;
+
+		if (first < end)
+			rc = extset_add(out, first, end - first);
+		if (rc != 0) {
+			extset_free(out);
+			return rc;
+		}
+		if (end_of(x) < end_of(y))
+			i++;
+		else
+			k++;
+	}
+	return 0;
+}

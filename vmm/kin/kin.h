@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kin: which snapshot descends from which, and what was read and written
+ * between.
+ *
+ * A record for each snapshot, in trees. A record outlives its snapshot while
+ * something descends from it, or a place may yet: but a dead one that only one
+ * record descends from says nothing that one could not, and is merged into it
+ * at once. So the records are fewer than twice the snapshots and places that
+ * are alive, however many there were.
+ *
+ * Reads and writes of a record are relative to its parent; those of a chain
+ * are relative to its top when they are united.
+ *
+ * Threads: one at a time for all records of a (kins).
+ */
+#ifndef VMM_KIN_KIN_H
+#define VMM_KIN_KIN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vmm/kin/extset.h"
+
+/* All records there are. */
+struct kins {
+	size_t n;
+};
+
+struct kin;
+
+/* What a snapshot's maker read and wrote since the parent. */
+struct kin_sets {
+	struct extset reads;
+	struct extset writes;
+};
+
+/* The record of a new snapshot, without parent; alive until kin_died(). NULL:
+ * no memory. */
+struct kin *kin_new(struct kins *all, uint64_t id);
+/* (k) has no parent yet, and descends from (parent), which may be NULL. */
+void kin_descend(struct kin *k, struct kin *parent);
+/* The step from its parent to (k) was tracked: takes (s) over. */
+void kin_track(struct kin *k, struct kin_sets *s);
+/* Its snapshot is gone; (k) may be freed by that. */
+void kin_died(struct kin *k);
+
+/* A holder that may make children of it. NULL is allowed, and nobody. */
+struct kin *kin_hold(struct kin *k);
+void kin_put(struct kin *k);
+
+/* The snapshot of the nearest ancestor that is alive; 0: none. */
+uint64_t kin_parent(const struct kin *k);
+bool kin_tracked(const struct kin *k);
+
+/*
+ * What was read and written from (base) to (k), if (base) is (k) or an ancestor
+ * of it: -ESRCH if not. *tracked: every step was; only then *out says all,
+ * which is the caller's to free. -ENOMEM, -E2BIG.
+ */
+int kin_since(const struct kin *k, const struct kin *base, bool *tracked,
+    struct kin_sets *out);
+
+void kin_sets_free(struct kin_sets *s);
+
+#endif /* VMM_KIN_KIN_H */
