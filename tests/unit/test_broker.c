@@ -1007,6 +1007,68 @@ static void freeze_map_diff(void **state)
 	nothing_left(x);
 }
 
+/* --- lists in parts ---------------------------------------------------------
+ */
+
+#define LISTED 25
+
+/* The ids of one part into seen[], by name; the next 'after', or -1. */
+static json_int_t list_part(
+    struct world *x, json_int_t after, uint32_t max, uint32_t *seen)
+{
+	json_t *r = must(x, "snapshot.list",
+	    json_pack("{s:I,s:i}", "after", after, "max", (int)max));
+	json_t *list = json_object_get(r, "snapshots");
+	json_int_t next = -1;
+
+	assert_true(json_array_size(list) <= max);
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		const char *name = json_string_value(
+		    json_object_get(json_array_get(list, i), "name"));
+		unsigned k = (unsigned)atoi(name + 1);
+
+		assert_true(k < LISTED);
+		seen[k]++;
+	}
+	if (json_is_true(json_object_get(r, "more")))
+		next = json_integer_value(json_object_get(r, "next"));
+	else
+		assert_null(json_object_get(r, "next"));
+	json_decref(r);
+	return next;
+}
+
+/* Snapshots that come and go between the parts take nothing from the others. */
+static void lists_in_parts(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch(x, 0, "v");
+	uint32_t seen[LISTED] = {0};
+	json_int_t after = 0;
+	char name[16];
+
+	for (int i = 0; i < LISTED; i++) {
+		(void)snprintf(name, sizeof(name), "n%d", i);
+		must_do(x, "segment.freeze", freeze_params(f, name));
+	}
+	after = list_part(x, 0, 7, seen);
+	must_do(x, "snapshot.drop", json_pack("{s:s}", "snapshot", "n3"));
+	must_do(x, "snapshot.drop", json_pack("{s:s}", "snapshot", "n20"));
+	must_do(x, "segment.freeze", freeze_params(f, "n3"));
+	for (int parts = 0; after >= 0; parts++) {
+		assert_true(parts < LISTED);
+		after = list_part(x, after, 7, seen);
+	}
+	for (int i = 0; i < LISTED; i++)
+		if (i != 3 && i != 20)
+			assert_int_equal(seen[i], 1);
+	assert_int_equal(list_part(x, 1LL << 60, 7, seen), -1);
+	must_fail(x, "snapshot.list", json_pack("{s:i}", "max", 0));
+	must_fail(x, "snapshot.list", json_pack("{s:i}", "after", -1));
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 /* A refusal, as of RAM that cannot be severed, is no misdeed. */
 static void refusal_ends_nothing(void **state)
 {
@@ -1494,6 +1556,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    T(freeze_map_diff),
+	    T(lists_in_parts),
 	    T(refusal_ends_nothing),
 	    T(severed_is_kept),
 	    T(hostile_freezes),

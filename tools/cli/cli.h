@@ -131,6 +131,8 @@ struct cli_fds {
 json_t *cli_call_fds(
     struct cli *c, const char *method, json_t *params, struct cli_fds *fds);
 json_t *cli_call(struct cli *c, const char *method, json_t *params);
+/* {"snapshots": [...]}: all of them, in however many calls; NULL. */
+json_t *cli_snapshots(struct cli *c);
 /* Call, and print the result as JSON if that is wanted: an exit status. */
 int cli_simple(struct cli *c, const char *method, json_t *params);
 /* Whether a signal to end came (c->got_sig); waits for (timeout_ms). */

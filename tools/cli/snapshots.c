@@ -26,9 +26,42 @@ static const struct col show_cols[] = {
     {"payer", "payer", COL_TEXT},
 };
 
+/* The reply to one request for snapshots, whose list goes to (all). */
+static json_t *next_part(struct cli *c, json_t *params, json_t *all)
+{
+	json_t *r = cli_call(c, "snapshot.list", params);
+
+	if (r && json_array_extend(all, json_object_get(r, "snapshots"))) {
+		cli_fail(c, "the reply has no list of snapshots");
+		json_decref(r);
+		r = NULL;
+	}
+	return r;
+}
+
+json_t *cli_snapshots(struct cli *c)
+{
+	json_t *all = json_array();
+	json_t *r = next_part(c, json_object(), all);
+
+	while (r && json_is_true(json_object_get(r, "more"))) {
+		json_t *params =
+		    json_pack("{s:O?}", "after", json_object_get(r, "next"));
+
+		json_decref(r);
+		r = next_part(c, params, all);
+	}
+	if (!r) {
+		json_decref(all);
+		return NULL;
+	}
+	json_decref(r);
+	return json_pack("{s:o}", "snapshots", all);
+}
+
 int verb_snapshots(struct cli *c, const struct args *a)
 {
-	json_t *r = cli_call(c, "snapshot.list", json_object());
+	json_t *r = cli_snapshots(c);
 	int ret;
 
 	(void)a;

@@ -30,8 +30,9 @@
 
 #define VMS_MAX         128u /* those that ended and are remembered counted */
 #define SNAPS_MAX       65536u
-#define SNAP_BUCKETS    1024u
+#define SNAP_BUCKETS    SNAPS_MAX
 #define CAPS_CLIENT     CAP_SLOTS_MAX
+#define LIST_MAX        1000u /* snapshots in a reply; there may be more */
 #define CAPS_GUEST      256u
 #define HOMES_MAX       64u
 #define CALLS_MAX       64u /* unanswered requests to one monitor */
@@ -85,7 +86,7 @@ struct home {
 	struct home *next;
 	uid_t uid;
 	struct cap_table caps;
-	struct cap *slots;
+	struct cap_slot *slots;
 };
 
 struct client {
@@ -187,7 +188,7 @@ struct bvm {
 	uint64_t reserved_next; /* for a segment that the guest is making */
 	struct bplace place[WIRE_SEGMENTS_MAX];
 	struct cap_table caps;
-	struct cap *slots;
+	struct cap_slot *slots;
 
 	int launch_fd[4]; /* until WIRE_READY */
 	unsigned char *launch;
@@ -232,6 +233,7 @@ struct broker {
 struct home *home_get(struct broker *b, uid_t uid); /* NULL: no memory */
 void homes_free(struct broker *b);
 struct home *req_home(struct ctl_req *rq); /* NULL once the client is gone */
+uint64_t cap_key(void);                    /* for cap_table_init() */
 bool name_ok(const char *name);
 /* A new name in (t) is fit and free, and there is room for it. */
 int name_check(const struct cap_table *t, const char *name, struct err *e);

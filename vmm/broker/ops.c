@@ -128,8 +128,14 @@ static const struct ctl_param snap_fields[] = {SIZE("id", "of the snapshot"),
     STR("name", "label"), SIZE("pages", "of it"), SIZE("size", "bytes"),
     STR("origin", "VM:SEGMENT, or import"),
     SIZE_OPT("parent", "nearest ancestor alive"), SIZE("payer", "uid"), END};
+static const struct ctl_param snaps_params[] = {
+    SIZE_OPT(
+	"after", "the 'next' of the reply before; from the start if absent"),
+    SIZE_OPT("max", "at most so many; at most 1000 come in any case"), END};
 static const struct ctl_param snaps_results[] = {
-    OBJS("snapshots", "the caller's", snap_fields), END};
+    OBJS("snapshots", "the caller's", snap_fields),
+    {.name = "more", .type = CTL_BOOL, .doc = "whether there are others"},
+    SIZE_OPT("next", "'after' of the request for them"), END};
 static const struct ctl_param show_results[] = {SIZE("id", "of the snapshot"),
     STR("name", "label"), SIZE("pages", "of it"), SIZE("size", "bytes"),
     STR("origin", "VM:SEGMENT, or import"),
@@ -247,7 +253,8 @@ static const struct ctl_op ops[] = {
 	.params = unmap_params,
 	.handler = op_view_unmap},
     {.name = "snapshot.list",
-	.summary = "the snapshots",
+	.summary = "the snapshots, in parts; one that stays comes once",
+	.params = snaps_params,
 	.results = snaps_results,
 	.handler = op_snapshot_list},
     {.name = "snapshot.show",

@@ -40,22 +40,53 @@ static json_t *base_json(const struct snap *s, const char *name)
 	return j;
 }
 
+/* At most (max) of the snapshots from slot *pos on; *pos moves behind them. */
+static json_t *list_json(
+    struct broker *b, const struct home *h, uint32_t *pos, uint32_t max)
+{
+	json_t *list = json_array();
+	const struct cap *c;
+
+	while (
+	    json_array_size(list) < max && cap_next(&h->caps, pos, &c) >= 0) {
+		struct snap *s = snap_by_id(b, c->object);
+
+		if (s != NULL &&
+		    json_array_append_new(list, base_json(s, c->name)) != 0) {
+			json_decref(list);
+			return NULL;
+		}
+	}
+	return list;
+}
+
 void op_snapshot_list(void *ctx, struct ctl_req *rq)
 {
 	struct broker *b = ctx;
 	struct home *h = req_home(rq);
-	json_t *list = json_array();
+	int64_t after = ctl_int(rq, "after", 0);
+	int64_t max = ctl_int(rq, "max", LIST_MAX);
 	const struct cap *c;
-	uint32_t pos = 0;
+	uint32_t pos;
+	uint32_t next;
+	json_t *list;
+	json_t *r;
 
-	while (cap_next(&h->caps, &pos, &c) >= 0) {
-		struct snap *s = snap_by_id(b, c->object);
-
-		if (s != NULL)
-			(void)json_array_append_new(
-			    list, base_json(s, c->name));
+	if (max == 0) {
+		ctl_fail_param(rq, "max", "parameter 'max' must not be 0");
+		return;
 	}
-	ctl_reply(rq, json_pack("{s:o}", "snapshots", list), NULL, 0);
+	pos = after > h->caps.nslots ? h->caps.nslots : (uint32_t)after;
+	list = list_json(b, h, &pos, max > LIST_MAX ? LIST_MAX : (uint32_t)max);
+	next = pos;
+	r = json_pack("{s:o,s:b}", "snapshots", list, "more",
+	    cap_next(&h->caps, &next, &c) >= 0);
+	if (r != NULL && json_is_true(json_object_get(r, "more")) &&
+	    json_object_set_new(r, "next", json_integer(pos)) != 0) {
+		json_decref(r);
+		r = NULL;
+	}
+	ctl_reply(rq, r, NULL, 0);
 }
 
 void op_snapshot_drop(void *ctx, struct ctl_req *rq)

@@ -928,7 +928,7 @@ void op_vm_launch(void *ctx, struct ctl_req *rq)
 		ctl_fail(rq, &e);
 		return;
 	}
-	(void)cap_table_init(&vm->caps, vm->slots, CAPS_GUEST);
+	(void)cap_table_init(&vm->caps, vm->slots, CAPS_GUEST, cap_key());
 	vm->b = b;
 	vm->home = h;
 	vm->pidfd = -1;
