@@ -8,8 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include "vmm/core/cleanup.h"
 
@@ -21,6 +23,9 @@
 
 #define SEALS_REQUIRED                                                         \
 	(F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+#define SEALS_OWNED (F_SEAL_SHRINK | F_SEAL_GROW)
+/* memfd_create(2) gives others. */
+#define MODE_OWNED  (S_IFREG | S_IRUSR | S_IWUSR)
 
 #define SLOTS_START 64
 #define NO_SLOT     UINT32_MAX
@@ -30,9 +35,10 @@
 struct slot {
 	uint64_t holds; /* 0: free, or to reap */
 	uint64_t npages;
-	int fd;
+	int fd; /* -1: taken */
 	uint32_t id;
 	uint32_t next;
+	bool owned;
 };
 
 struct layer_set {
@@ -166,9 +172,9 @@ const struct map_ops *layer_set_map_ops(struct layer_set *set)
 
 /* --- adopt ---------------------------------------------------------------- */
 
-/* Whether (fd) is a memfd that nobody can change any more. A file on a tmpfs
- * has F_SEAL_SEAL alone, one elsewhere cannot have seals. */
-static int check_sealed(int fd, struct err *e)
+/* Whether (fd) is a memfd with exactly those seals. A file on a tmpfs has
+ * F_SEAL_SEAL alone, one elsewhere cannot have seals. */
+static int check_seals(int fd, int required, struct err *e)
 {
 	struct statfs fs;
 	int seals = fcntl(fd, F_GET_SEALS);
@@ -178,11 +184,12 @@ static int check_sealed(int fd, struct err *e)
 	if (seals < 0 || fstatfs(fd, &fs) != 0 || fs.f_type != TMPFS_MAGIC)
 		return err_set(
 		    e, -EINVAL, "the layer is not a memfd of ordinary pages");
-	if ((seals & ~F_SEAL_EXEC) != SEALS_REQUIRED)
+	if ((seals & ~F_SEAL_EXEC) != required)
 		return err_set(e, -EPERM,
-		    "the layer has seals %#x; it needs exactly %#x "
-		    "(write, shrink, grow, seal)",
-		    (unsigned)seals, (unsigned)SEALS_REQUIRED);
+		    "the layer has seals %#x; it needs exactly %#x (%s)",
+		    (unsigned)seals, (unsigned)required,
+		    required == SEALS_OWNED ? "shrink, grow"
+					    : "write, shrink, grow, seal");
 	return 0;
 }
 
@@ -207,17 +214,18 @@ static int check_size(int fd, uint64_t claimed, uint64_t *npages, struct err *e)
 	return 0;
 }
 
-static int reopen_readonly(int fd, struct err *e)
+/* A description of our own: O_RDONLY or O_RDWR. */
+static int reopen(int fd, int flags, struct err *e)
 {
 	char path[32];
-	int ro;
+	int own;
 
 	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	ro = open(path, O_RDONLY | O_CLOEXEC);
-	if (ro < 0)
-		return err_set(e, -errno,
-		    "cannot re-open the layer read-only: %s", strerror(errno));
-	return ro;
+	own = open(path, flags | O_CLOEXEC);
+	if (own < 0)
+		return err_set(
+		    e, -errno, "cannot re-open the layer: %s", strerror(errno));
+	return own;
 }
 
 static int reserve_slot(struct layer_set *set, struct err *e)
@@ -242,14 +250,30 @@ static uint32_t next_id(struct layer_set *set)
 	return set->last_id;
 }
 
+/* (fd) becomes a layer, in a slot that was reserved. */
+static uint32_t enter(
+    struct layer_set *set, int fd, uint64_t npages, bool owned)
+{
+	uint32_t i = set->free_head;
+
+	set->free_head = set->slot[i].next;
+	set->slot[i] = (struct slot){.holds = 1,
+	    .npages = npages,
+	    .fd = fd,
+	    .id = next_id(set),
+	    .owned = owned};
+	push_bucket(set, i);
+	set->nheld++;
+	return set->slot[i].id;
+}
+
 int layer_adopt(
     struct layer_set *set, int fd, uint64_t npages, uint32_t *id, struct err *e)
 {
 	AUTO_CLOSE int given = fd;
 	uint64_t has = 0;
-	uint32_t i;
 	int ro;
-	int rc = check_sealed(given, e);
+	int rc = check_seals(given, SEALS_REQUIRED, e);
 
 	if (rc == 0)
 		rc = check_size(given, npages, &has, e);
@@ -257,17 +281,155 @@ int layer_adopt(
 		rc = reserve_slot(set, e);
 	if (rc != 0)
 		return rc;
-	ro = reopen_readonly(given, e);
+	ro = reopen(given, O_RDONLY, e);
 	if (ro < 0)
 		return ro;
-	i = set->free_head;
-	set->free_head = set->slot[i].next;
-	set->slot[i] = (struct slot){
-	    .holds = 1, .npages = has, .fd = ro, .id = next_id(set)};
-	push_bucket(set, i);
-	set->nheld++;
-	*id = set->slot[i].id;
+	*id = enter(set, ro, has, false);
 	return 0;
+}
+
+/* --- owned ---------------------------------------------------------------- */
+
+int layer_memory(uint64_t npages, struct err *e)
+{
+	AUTO_CLOSE int made =
+	    memfd_create("firn", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (made < 0 || ftruncate(made, (off_t)(npages * PAGE_SIZE)) != 0 ||
+	    fchmod(made, MODE_OWNED & ~S_IFMT) != 0 ||
+	    fcntl(made, F_ADD_SEALS, SEALS_OWNED) != 0)
+		return err_set(e, -errno, "no memory for %llu pages: %s",
+		    (unsigned long long)npages, strerror(errno));
+	return reopen(made, O_RDWR, e);
+}
+
+/* Only what was made by layer_memory() has no description that a lease does not
+ * see. */
+static int check_made(int fd, struct err *e)
+{
+	struct stat sb;
+
+	if (fstat(fd, &sb) != 0)
+		return err_set(e, -errno, "layer: fstat: %s", strerror(errno));
+	if (sb.st_mode != MODE_OWNED || sb.st_uid != geteuid())
+		return err_set(e, -EPERM,
+		    "the memory was not made by the broker: it cannot be told "
+		    "who else has it");
+	return 0;
+}
+
+/*
+ * Replace (*fd) by a description of our own and ask for a lease on it, which
+ * the kernel grants only where no other description of the file exists, be it
+ * as a descriptor or as a mapping. What was given is closed first: it would be
+ * one, and it may be the same as one that is kept elsewhere.
+ */
+static int prove_alone(int *fd, struct err *e)
+{
+	int own = reopen(*fd, O_RDWR, e);
+
+	if (own < 0)
+		return own;
+	(void)close(*fd);
+	*fd = own;
+	if (fcntl(own, F_SETLEASE, F_WRLCK) < 0)
+		return err_set(e, errno == EAGAIN ? -EBUSY : -errno,
+		    "the memory is still in somebody else's hands, who has a "
+		    "descriptor or a mapping of it (%s)",
+		    strerror(errno));
+	if (fcntl(own, F_SETLEASE, F_UNLCK) < 0)
+		return err_set(
+		    e, -errno, "cannot end a lease: %s", strerror(errno));
+	return 0;
+}
+
+int layer_adopt_owned(struct layer_set *set, int *fd, uint64_t npages,
+    uint32_t *id, struct err *e)
+{
+	uint64_t has = 0;
+	int rc = check_seals(*fd, SEALS_OWNED, e);
+
+	if (rc == 0)
+		rc = check_made(*fd, e);
+	if (rc == 0)
+		rc = check_size(*fd, npages, &has, e);
+	if (rc == 0)
+		rc = reserve_slot(set, e);
+	if (rc == 0)
+		rc = prove_alone(fd, e);
+	/* Nobody can add a seal now: what was true before may not be. */
+	if (rc == 0)
+		rc = check_seals(*fd, SEALS_OWNED, e);
+	if (rc != 0)
+		return rc;
+	*id = enter(set, *fd, has, true);
+	*fd = -1;
+	return 0;
+}
+
+/* Owned, and not taken; else NULL. */
+static struct slot *find_owned(struct layer_set *set, uint32_t id)
+{
+	struct slot *s = find_slot(set, id);
+
+	return s != NULL && s->owned && s->fd >= 0 ? s : NULL;
+}
+
+enum layer_state layer_state(const struct layer_set *set, uint32_t id)
+{
+	const struct slot *s = find_slot(set, id);
+
+	return s == NULL ? LAYER_NONE : s->owned ? LAYER_OWNED : LAYER_SEALED;
+}
+
+int layer_prove(struct layer_set *set, uint32_t id, struct err *e)
+{
+	struct slot *s = find_owned(set, id);
+
+	if (s == NULL)
+		return err_set(e, -ENOENT, "there is no owned layer %u", id);
+	return prove_alone(&s->fd, e);
+}
+
+int layer_seal_fd(int fd, struct err *e)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	if (seals >= 0 && (seals & SEALS_REQUIRED) == SEALS_REQUIRED)
+		return 0; /* an earlier attempt got as far */
+	if (fcntl(fd, F_ADD_SEALS, SEALS_REQUIRED) < 0)
+		return err_set(
+		    e, -errno, "cannot seal the memory: %s", strerror(errno));
+	return 0;
+}
+
+int layer_sealed(struct layer_set *set, uint32_t id, struct err *e)
+{
+	struct slot *s = find_owned(set, id);
+	int ro;
+	int rc;
+
+	if (s == NULL)
+		return err_set(e, -ENOENT, "there is no owned layer %u", id);
+	rc = check_seals(s->fd, SEALS_REQUIRED, e);
+	ro = rc == 0 ? reopen(s->fd, O_RDONLY, e) : rc;
+	if (ro < 0)
+		return ro;
+	(void)close(s->fd);
+	s->fd = ro;
+	s->owned = false;
+	return 0;
+}
+
+int layer_take(struct layer_set *set, uint32_t id)
+{
+	struct slot *s = find_owned(set, id);
+	int fd;
+
+	assert(s != NULL);
+	fd = s->fd;
+	s->fd = -1;
+	return fd;
 }
 
 /* --- holds ---------------------------------------------------------------- */
@@ -304,7 +466,10 @@ void layer_put(struct layer_set *set, uint32_t id)
 		link = &set->slot[*link].next;
 	*link = s->next;
 	set->nheld--;
-	append_reap(set, i);
+	if (s->fd < 0)
+		push_free(set, i);
+	else
+		append_reap(set, i);
 }
 
 int layer_reap_take(struct layer_set *set)
@@ -347,6 +512,11 @@ int layer_stat(const struct layer_set *set, uint32_t id, struct layer_stat *out,
 
 	if (s == NULL)
 		return err_set(e, -ENOENT, "there is no layer %u", id);
+	if (s->fd < 0) { /* its memory was taken */
+		*out = (struct layer_stat){
+		    .id = id, .npages = s->npages, .holds = s->holds};
+		return 0;
+	}
 	seals = fcntl(s->fd, F_GET_SEALS);
 	if (seals < 0 || fstat(s->fd, &sb) != 0)
 		return err_set(
