@@ -68,6 +68,7 @@ static void test_adopt(void **state)
 {
 	struct layer_set *set = *state;
 	int fd = memfd_of(3 * PAGE_SIZE, SEALS, 1);
+	struct layer_totals sum;
 	struct layer_stat st;
 	struct err e;
 	uint32_t id;
@@ -82,7 +83,11 @@ static void test_adopt(void **state)
 	assert_int_equal(layer_stat(set, id, &st, &e), 0);
 	assert_true(st.sealed);
 	assert_int_equal(st.bytes, 3 * PAGE_SIZE);
+	assert_int_equal(st.npieces, 1);
 	assert_int_equal(st.holds, 1);
+	assert_int_equal(st.entries, 0);
+	layer_set_totals(set, &sum);
+	assert_int_equal(sum.bytes, 3 * PAGE_SIZE);
 	assert_int_equal(layer_stat(set, id + 1, &st, &e), -ENOENT);
 	assert_int_equal(layer_fd(set, id + 1), -ENOENT);
 	assert_int_equal(layer_npages(set, id + 1), 0);
@@ -220,11 +225,11 @@ static void test_limit(void **state)
 	uint32_t last = 0;
 
 	assert_int_equal(getrlimit(RLIMIT_NOFILE, &lim), 0);
-	if (lim.rlim_max < LAYERS_MAX + 100)
+	if (lim.rlim_max < FILES_MAX + 100)
 		skip();
 	lim.rlim_cur = lim.rlim_max;
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &lim), 0);
-	for (uint32_t i = 0; i < LAYERS_MAX; i++)
+	for (uint32_t i = 0; i < FILES_MAX; i++)
 		last = adopt(set, 1, 0);
 	refuse(set, memfd_of(PAGE_SIZE, SEALS, 1), 1, -ENOSPC);
 	layer_put(set, last);

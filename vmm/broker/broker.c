@@ -145,23 +145,18 @@ void op_subscribe(void *ctx, struct ctl_req *rq)
 void op_stats(void *ctx, struct ctl_req *rq)
 {
 	struct broker *b = ctx;
-	struct layer_stat st;
-	uint64_t bytes = 0;
+	struct layer_totals sum;
 	uint64_t vms = 0;
-	uint32_t pos = 0;
-	uint32_t id;
 
-	while (layer_next(b->layers, &pos, &id))
-		if (layer_stat(b->layers, id, &st, NULL) == 0)
-			bytes += st.bytes;
+	layer_set_totals(b->layers, &sum);
 	for (struct bvm *vm = b->vms; vm != NULL; vm = vm->next)
 		vms += vm->state != VM_EXITED && !vm->dead;
 	ctl_reply(rq,
 	    json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "vms",
 		(json_int_t)vms, "snapshots", (json_int_t)b->nsnaps, "layers",
-		(json_int_t)layer_count(b->layers), "layer_bytes",
-		(json_int_t)bytes, "nodes", (json_int_t)b->store.nnodes,
-		"node_bytes", (json_int_t)b->store.nbytes, "bank_bytes",
+		(json_int_t)sum.layers, "layer_bytes", (json_int_t)sum.bytes,
+		"nodes", (json_int_t)b->store.nnodes, "node_bytes",
+		(json_int_t)b->store.nbytes, "bank_bytes",
 		(json_int_t)b->bank_max, "reserved_bytes",
 		(json_int_t)b->bank_used),
 	    NULL, 0);

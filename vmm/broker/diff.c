@@ -21,11 +21,13 @@ struct diff_op {
 	struct map map[2];
 	bool have[2];
 	bool exact;
-	uint32_t max; /* extents that a guest wants */
+	bool compared; /* or being so: the bytes */
+	uint32_t max;  /* extents that a guest wants */
 	unsigned pending;
 	diff_end_fn *end; /* or NULL */
 	void *end_ctx;
-	struct fdtab tab;
+	struct filetab tab;
+	struct runs bytes[2]; /* of the pages whose places differ */
 	struct extents out;
 	uint64_t nodes;
 	uint64_t diff_ns;
@@ -46,7 +48,9 @@ static void diff_free(struct diff_op *op)
 	for (int i = 0; i < 2; i++)
 		if (op->have[i])
 			map_put(&op->b->store, &op->map[i]);
-	fdtab_free(&op->tab);
+	filetab_free(&op->tab);
+	free(op->bytes[0].r);
+	free(op->bytes[1].r);
 	/* The maps of places as they were may have been the last holders. */
 	layers_reap(op->b);
 	free(op->out.x);
@@ -81,45 +85,20 @@ static int add_extent(void *ctx, uint64_t page, uint64_t npages)
 	return 0;
 }
 
-static int fix_layers(const struct fdtab *t, struct runs *rs)
+/* Where the bytes are of the pages whose places differ. */
+static int find_bytes(struct diff_op *op)
 {
-	for (size_t i = 0; i < rs->n; i++) {
-		if (rs->r[i].layer == RUN_ZERO)
-			continue;
-		rs->r[i].layer = fdtab_index(t, rs->r[i].layer);
-		if (rs->r[i].layer == RUN_ZERO)
-			return -EPROTO;
-	}
-	return 0;
-}
-
-/* Of the pages whose places differ, those whose bytes do. */
-static int keep_different(struct diff_op *op)
-{
-	struct extents all = op->out;
-	struct layer_job job = {
-	    .layer_fd = op->tab.fd,
-	    .nfds = op->tab.n,
-	    .cancel = &op->work.cancelled,
-	};
-	struct runs r[2] = {{0}, {0}};
 	int rc = 0;
 
-	op->out = (struct extents){0};
 	for (int k = 0; k < 2 && rc == 0; k++) {
-		for (uint64_t i = 0; i < all.n && rc == 0; i++)
-			rc = runs_of(&op->map[k], all.x[i].first,
-			    all.x[i].npages, &r[k]);
+		struct runs *r = &op->bytes[k];
+
+		for (uint64_t i = 0; i < op->out.n && rc == 0; i++)
+			rc = runs_of(&op->map[k], op->out.x[i].first,
+			    op->out.x[i].npages, r);
 		if (rc == 0)
-			rc = fix_layers(&op->tab, &r[k]);
+			rc = filetab_want(&op->tab, r->r, r->n);
 	}
-	if (rc == 0)
-		rc = layer_compare_runs(&job, (struct run_list){r[0].r, r[0].n},
-		    (struct run_list){r[1].r, r[1].n}, add_extent, &op->out,
-		    &op->e);
-	free(r[0].r);
-	free(r[1].r);
-	free(all.x);
 	return rc;
 }
 
@@ -132,7 +111,34 @@ static void diff_run(struct work *w)
 	    &op->map[0], &op->map[1], add_extent, &op->out, &op->nodes);
 	op->diff_ns = now_ns() - begin;
 	if (op->rc == 0 && op->exact)
-		op->rc = keep_different(op);
+		op->rc = find_bytes(op);
+}
+
+/* Of those pages, the ones whose bytes differ. */
+static void compare_run(struct work *w)
+{
+	struct diff_op *op = (struct diff_op *)w;
+	struct layer_job job = {
+	    .layer_fd = op->tab.fd,
+	    .nfds = op->tab.nfiles,
+	    .cancel = &op->work.cancelled,
+	};
+	struct run_list l[2] = {{0}, {0}};
+
+	free(op->out.x);
+	op->out = (struct extents){0};
+	for (int k = 0; k < 2 && op->rc == 0; k++) {
+		struct page_run *r = NULL;
+
+		op->rc = filetab_runs(&op->tab, op->bytes[k].r, op->bytes[k].n,
+		    RUNS_MAX, &r, &l[k].n);
+		l[k].run = r;
+		free(op->bytes[k].r);
+		op->bytes[k] = (struct runs){.r = r};
+	}
+	if (op->rc == 0)
+		op->rc = layer_compare_runs(
+		    &job, l[0], l[1], add_extent, &op->out, &op->e);
 }
 
 /* --- the answer ------------------------------------------------------------
@@ -214,6 +220,15 @@ static void diff_done(struct work *w)
 	int rc =
 	    w->ran ? op->rc : err_set(&op->e, -ECANCELED, "firnd is ending");
 
+	if (rc == 0 && op->exact && !op->compared) {
+		op->compared = true;
+		rc = filetab_fill(&op->tab, b->layers);
+		if (rc == 0) {
+			worker_submit(
+			    b->pool, &op->work, compare_run, diff_done);
+			return;
+		}
+	}
 	if (rc != 0 && op->e.code == 0)
 		(void)err_set(
 		    &op->e, rc, "the comparison failed: %s", strerror(-rc));
@@ -239,8 +254,6 @@ static void diff_ready(struct diff_op *op)
 		(void)err_set(&op->e, -EINVAL,
 		    "they are of different sizes; only snapshots of the same "
 		    "number of pages can be compared");
-	if (op->e.code == 0 && op->exact && fdtab_make(b, &op->tab) != 0)
-		(void)err_set(&op->e, -ENOMEM, "no memory for a comparison");
 	if (op->e.code != 0) {
 		asker_fail(b, &op->a, &op->e);
 		diff_free(op);

@@ -109,44 +109,42 @@ static void g_lookup(
 		asker_answer_guest(b, &a, cap, NULL, 0, NULL, 0);
 }
 
-/* The layers of a map, each once. */
+/* The layers of a map, each once, and whether the kernel says of every file
+ * that they are in that nobody can write it. */
 struct census {
-	struct fdtab tab;
-	bool *seen; /* by position in tab */
-	uint32_t n;
-	bool sealed; /* as the kernel says of every one of them */
+	struct filetab tab;
+	bool sealed;
 };
 
 static int count_layer(void *ctx, const struct page_run *r)
 {
-	const int want =
-	    F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 	struct census *c = ctx;
-	uint32_t at = fdtab_index(&c->tab, r->layer);
-	int seals;
 
-	if (r->layer == RUN_ZERO || c->seen[at])
-		return 0;
-	c->seen[at] = true;
-	c->n++;
-	seals = fcntl(c->tab.fd[at], F_GET_SEALS);
-	if (seals < 0 || (seals & want) != want)
-		c->sealed = false;
-	return 0;
+	return filetab_want(&c->tab, r, 1);
 }
 
-static int take_census(struct broker *b, const struct map *m, struct census *c)
+static bool is_sealed(int fd)
 {
-	int rc = fdtab_make(b, &c->tab);
+	const int want =
+	    F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+	int seals = fcntl(fd, F_GET_SEALS);
 
-	if (rc != 0)
-		return rc;
-	c->sealed = true;
-	c->seen = calloc((size_t)c->tab.n + 1, sizeof(*c->seen));
-	rc = c->seen == NULL ? -ENOMEM
-			     : map_walk(m, 0, m->npages, count_layer, c);
-	free(c->seen);
-	fdtab_free(&c->tab);
+	return seals >= 0 && (seals & want) == want;
+}
+
+static int take_census(
+    struct broker *b, const struct map *m, uint32_t *nlayers, bool *sealed)
+{
+	struct census c = {.sealed = true};
+	int rc = map_walk(m, 0, m->npages, count_layer, &c);
+
+	if (rc == 0)
+		rc = filetab_fill(&c.tab, b->layers);
+	for (uint32_t i = 0; i < c.tab.nfiles && rc == 0; i++)
+		c.sealed &= is_sealed(c.tab.fd[i]);
+	*nlayers = c.tab.nlayers;
+	*sealed = c.sealed;
+	filetab_free(&c.tab);
 	return rc;
 }
 
@@ -155,7 +153,8 @@ static void g_describe(
 {
 	struct wire_gcap g;
 	struct firn_cap_info info = {.kind = FIRN_CAP_SNAPSHOT};
-	struct census count = {.n = 0};
+	uint32_t nlayers;
+	bool sealed;
 	const struct cap *c;
 	struct snap *s;
 	struct err e = {0};
@@ -171,15 +170,15 @@ static void g_describe(
 	info.rights = c->rights;
 	info.object = s->id;
 	info.size = s->map.npages * PAGE_SIZE;
-	rc = take_census(b, &s->map, &count);
+	rc = take_census(b, &s->map, &nlayers, &sealed);
 	if (rc != 0) {
 		asker_fail(b, &a,
 		    (err_set(&e, rc, "no memory to look at its layers"), &e));
 		return;
 	}
-	info.sealed = count.sealed;
+	info.sealed = sealed;
 	if (c->rights & FIRN_RIGHT_DIFF)
-		info.layers = count.n;
+		info.layers = nlayers;
 	asker_answer_guest(b, &a, 0, &info, sizeof(info), NULL, 0);
 }
 

@@ -24,6 +24,7 @@
 #include "vmm/core/worker.h"
 #include "vmm/ctl/ctl.h"
 #include "vmm/kin/kin.h"
+#include "vmm/layer/filetab.h"
 #include "vmm/layer/layer.h"
 #include "vmm/map/map.h"
 #include "vmm/wire/wire.h"
@@ -268,17 +269,6 @@ int bank_reserve(
     struct broker *b, struct bvm *vm, uint64_t bytes, struct err *e);
 void bank_release(struct broker *b, struct bvm *vm, uint64_t bytes);
 
-/* Descriptors of all layers, sorted by id, for a worker thread: valid while
- * the caller's maps hold the layers. */
-struct fdtab {
-	uint32_t n;
-	uint32_t *id;
-	int *fd;
-};
-int fdtab_make(struct broker *b, struct fdtab *t);
-void fdtab_free(struct fdtab *t);
-uint32_t fdtab_index(const struct fdtab *t, uint32_t layer); /* RUN_ZERO */
-
 /* A growing list of runs. */
 struct runs {
 	struct page_run *r;
@@ -287,6 +277,9 @@ struct runs {
 int runs_add(struct runs *rs, const struct page_run *r); /* a map_run_fn body */
 int runs_of(const struct map *m, uint64_t first, uint64_t npages,
     struct runs *out); /* appends; -ENOMEM, -E2BIG */
+/* Have (rs) name files by their numbers in (t), zeroed before, instead of
+ * layers. The files are held until filetab_free(). -ENOMEM, -E2BIG, -EPROTO. */
+int files_of(struct broker *b, struct runs *rs, struct filetab *t);
 
 /* --- link.c -----------------------------------------------------------------
  */

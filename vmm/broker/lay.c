@@ -22,7 +22,7 @@
 
 #define LEAF_EXTENTS_MAX 40u    /* where they fit */
 #define VIEW_EXTENTS_MAX 20000u /* vm.max_map_count is 65530, per process */
-#define VIEW_LAYERS_MAX  4000u
+#define VIEW_FILES_MAX   4000u
 
 struct lay_op {
 	struct work work;
@@ -33,8 +33,8 @@ struct lay_op {
 	struct map base;  /* what the laid map is made of; held */
 	struct runs from; /* pages to copy, and where they are */
 	struct page_run *to;
-	int *fd; /* descriptors of the copy: the layers, then zeroes */
-	struct fdtab tab;
+	int *fd; /* descriptors of the copy: the files, then zeroes */
+	struct filetab tab;
 	int zero_fd;
 	struct layer_copied copied;
 	int rc;
@@ -45,7 +45,7 @@ static void lay_free(struct lay_op *op)
 {
 	map_put(&op->b->store, &op->base);
 	snap_put(op->b, op->r.snap);
-	fdtab_free(&op->tab);
+	filetab_free(&op->tab);
 	free(op->from.r);
 	free(op->to);
 	free(op->fd);
@@ -160,7 +160,7 @@ static void copy_run(struct work *w)
 	struct lay_op *op = (struct lay_op *)w;
 	struct layer_job job = {
 	    .layer_fd = op->fd,
-	    .nfds = op->tab.n + 1,
+	    .nfds = op->tab.nfiles + 1,
 	    .cancel = &w->cancelled,
 	};
 
@@ -213,17 +213,21 @@ static void copy_done(struct work *w)
 static int copy_start(struct lay_op *op, struct err *e)
 {
 	struct broker *b = op->b;
-	int rc = fdtab_make(b, &op->tab);
+	uint32_t zeroes;
+	int rc = files_of(b, &op->from, &op->tab);
 
+	zeroes = op->tab.nfiles;
 	if (rc == 0) {
-		op->fd = calloc((size_t)op->tab.n + 1, sizeof(*op->fd));
+		op->fd = calloc((size_t)zeroes + 1, sizeof(*op->fd));
 		op->to = calloc(op->from.n, sizeof(*op->to));
 		if (op->fd == NULL || op->to == NULL)
 			rc = -ENOMEM;
 	}
 	if (rc == 0) {
 		op->zero_fd = memfd_create("firn-zero", MFD_CLOEXEC);
-		if (op->zero_fd < 0 || ftruncate(op->zero_fd, LEAF_SIZE) != 0)
+		if (op->zero_fd < 0 ||
+		    ftruncate(
+			op->zero_fd, (off_t)(op->base.npages * PAGE_SIZE)) != 0)
 			rc = -errno;
 	}
 	if (rc == 0)
@@ -233,16 +237,14 @@ static int copy_start(struct lay_op *op, struct err *e)
 		    "cannot copy scattered pages for a view: "
 		    "%s",
 		    strerror(-rc));
-	memcpy(op->fd, op->tab.fd, op->tab.n * sizeof(*op->fd));
-	op->fd[op->tab.n] = op->zero_fd;
+	memcpy(op->fd, op->tab.fd, zeroes * sizeof(*op->fd));
+	op->fd[zeroes] = op->zero_fd;
 	for (size_t i = 0; i < op->from.n; i++) {
 		struct page_run *r = &op->from.r[i];
 
 		if (r->layer == RUN_ZERO) {
-			r->layer = op->tab.n;
+			r->layer = zeroes;
 			r->index = 0;
-		} else {
-			r->layer = fdtab_index(&op->tab, r->layer);
 		}
 	}
 	worker_submit(b->pool, &op->work, copy_run, copy_done);
@@ -252,39 +254,21 @@ static int copy_start(struct lay_op *op, struct err *e)
 /* --- sending it ------------------------------------------------------------
  */
 
-/* The runs with layers numbered by first use, and those layers. */
+/* The runs of a view, and the files that they name. */
 struct numbered {
 	struct runs runs;
-	int layer[VIEW_LAYERS_MAX]; /* descriptors */
-	uint32_t n;
-	uint32_t *of; /* by position in tab: number + 1 */
+	struct filetab tab;
 };
 
-static int number_layers(
-    struct broker *b, struct numbered *x, struct fdtab *tab, struct err *e)
+static int number_files(struct broker *b, struct numbered *x, struct err *e)
 {
-	int rc = fdtab_make(b, tab);
+	int rc = files_of(b, &x->runs, &x->tab);
 
-	x->of = rc == 0 ? calloc((size_t)tab->n + 1, sizeof(*x->of)) : NULL;
-	if (x->of == NULL)
-		return err_set(e, -ENOMEM, "no memory for a view");
-	for (size_t i = 0; i < x->runs.n; i++) {
-		struct page_run *r = &x->runs.r[i];
-		uint32_t at;
-
-		if (r->layer == RUN_ZERO)
-			continue;
-		at = fdtab_index(tab, r->layer);
-		if (x->of[at] == 0) {
-			if (x->n == VIEW_LAYERS_MAX)
-				return err_set(e, -E2BIG,
-				    "the snapshot is in more than %u layers",
-				    VIEW_LAYERS_MAX);
-			x->layer[x->n++] = tab->fd[at];
-			x->of[at] = x->n;
-		}
-		r->layer = x->of[at] - 1;
-	}
+	if (rc != 0)
+		return err_set(e, rc, "no memory for a view");
+	if (x->tab.nfiles > VIEW_FILES_MAX)
+		return err_set(e, -E2BIG,
+		    "the snapshot is in more than %u files", VIEW_FILES_MAX);
 	return 0;
 }
 
@@ -366,9 +350,9 @@ static int send_layers(struct bvm *vm, const struct numbered *x, uint32_t *sent)
 {
 	const uint32_t room = WIRE_FDS_MAX - 1;
 
-	for (*sent = 0; x->n - *sent > room; *sent += WIRE_FDS_MAX) {
+	for (*sent = 0; x->tab.nfiles - *sent > room; *sent += WIRE_FDS_MAX) {
 		int rc = vm_send(vm, WIRE_LAYERS, ++vm->seq, 0, NULL, 0,
-		    x->layer + *sent, WIRE_FDS_MAX);
+		    x->tab.fd + *sent, WIRE_FDS_MAX);
 
 		if (rc != 0)
 			return rc;
@@ -411,7 +395,7 @@ static int send_map(struct lay_op *op, struct bvm *vm, const struct numbered *x,
 	    .gpa = op->r.gpa,
 	    .nruns = x->runs.n,
 	    .snapshot = op->r.snap->id,
-	    .nlayers = x->n,
+	    .nlayers = x->tab.nfiles,
 	    .mode = op->r.mode,
 	};
 	int rc;
@@ -429,7 +413,7 @@ static void send_opened(
 	struct wire_opened o = {
 	    .npages = op->base.npages,
 	    .nruns = x->runs.n,
-	    .nlayers = x->n,
+	    .nlayers = x->tab.nfiles,
 	};
 
 	asker_answer_guest(op->b, &op->a, 0, &o, sizeof(o), fds, nfds);
@@ -451,8 +435,8 @@ static int lay_tell(struct lay_op *op, struct bvm *vm, const struct numbered *x,
 	rc = send_layers(vm, x, &sent);
 	if (rc != 0)
 		(void)err_set(e, rc, "the monitor does not take the layers");
-	while (rc == 0 && sent + nfds - 1 < x->n) {
-		fds[nfds] = x->layer[sent + nfds - 1];
+	while (rc == 0 && sent + nfds - 1 < x->tab.nfiles) {
+		fds[nfds] = x->tab.fd[sent + nfds - 1];
 		nfds++;
 	}
 	if (rc == 0 && op->r.open)
@@ -464,13 +448,12 @@ static int lay_tell(struct lay_op *op, struct bvm *vm, const struct numbered *x,
 	if (mo != NULL && op->r.mode == FIRN_MAP_COW)
 		bank_release(op->b, vm, op->base.npages * PAGE_SIZE);
 	free(mo);
-	if (x->n >= WIRE_FDS_MAX)
+	if (x->tab.nfiles >= WIRE_FDS_MAX)
 		vm_kill(op->b, vm);
 	return rc;
 }
 
-static int lay_try(
-    struct lay_op *op, struct numbered *x, struct fdtab *tab, struct err *e)
+static int lay_try(struct lay_op *op, struct numbered *x, struct err *e)
 {
 	struct bvm *vm = vm_by_id(op->b, op->r.vm);
 	int fd;
@@ -481,7 +464,7 @@ static int lay_try(
 	rc = runs_of(&op->base, 0, op->base.npages, &x->runs);
 	if (rc != 0)
 		return err_set(e, rc, "no memory for a view");
-	rc = number_layers(op->b, x, tab, e);
+	rc = number_files(op->b, x, e);
 	if (rc != 0)
 		return rc;
 	fd = wire_blob("firn-runs", x->runs.r, x->runs.n * sizeof(*x->runs.r));
@@ -494,18 +477,12 @@ static int lay_try(
 
 static void lay_send(struct lay_op *op)
 {
-	struct numbered *x = calloc(1, sizeof(*x));
-	struct fdtab tab = {0};
+	struct numbered x = {.runs = {0}};
 	struct err e = {0};
-	int rc = x == NULL ? err_set(&e, -ENOMEM, "no memory for a view")
-			   : lay_try(op, x, &tab, &e);
+	int rc = lay_try(op, &x, &e);
 
-	if (x != NULL) {
-		free(x->runs.r);
-		free(x->of);
-		free(x);
-	}
-	fdtab_free(&tab);
+	free(x.runs.r);
+	filetab_free(&x.tab);
 	if (rc != 0)
 		lay_fail(op, &e);
 	else

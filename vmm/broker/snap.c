@@ -142,24 +142,13 @@ void layers_reap(struct broker *b)
 
 /* --- the bank ------------------------------------------------------------- */
 
-/* What layers hold, as the kernel tells. */
-static uint64_t layers_bytes(struct broker *b)
-{
-	uint64_t sum = 0;
-	uint32_t pos = 0;
-	uint32_t id;
-	struct layer_stat st;
-
-	while (layer_next(b->layers, &pos, &id))
-		if (layer_stat(b->layers, id, &st, NULL) == 0)
-			sum += st.bytes;
-	return sum;
-}
-
 int bank_check(struct broker *b, uint64_t bytes, struct err *e)
 {
-	uint64_t used = b->bank_used + layers_bytes(b);
+	struct layer_totals sum;
+	uint64_t used;
 
+	layer_set_totals(b->layers, &sum);
+	used = b->bank_used + sum.bytes;
 	if (used <= b->bank_max && bytes <= b->bank_max - used)
 		return 0;
 	return err_set(e, -ENOSPC,
@@ -188,73 +177,6 @@ void bank_release(struct broker *b, struct bvm *vm, uint64_t bytes)
 		bytes = vm->reserved;
 	vm->reserved -= bytes;
 	b->bank_used -= bytes;
-}
-
-/* --- descriptors for workers ---------------------------------------------- */
-
-struct id_fd {
-	uint32_t id;
-	int fd;
-};
-
-static int by_id(const void *x, const void *y)
-{
-	const struct id_fd *a = x;
-	const struct id_fd *b = y;
-
-	return a->id < b->id ? -1 : a->id > b->id;
-}
-
-int fdtab_make(struct broker *b, struct fdtab *t)
-{
-	uint32_t n = layer_count(b->layers);
-	struct id_fd *x = calloc((size_t)n + 1, sizeof(*x));
-	uint32_t pos = 0;
-
-	*t = (struct fdtab){0};
-	t->id = calloc((size_t)n + 1, sizeof(*t->id));
-	t->fd = calloc((size_t)n + 1, sizeof(*t->fd));
-	if (x == NULL || t->id == NULL || t->fd == NULL) {
-		free(x);
-		fdtab_free(t);
-		return -ENOMEM;
-	}
-	while (t->n < n && layer_next(b->layers, &pos, &x[t->n].id)) {
-		x[t->n].fd = layer_fd(b->layers, x[t->n].id);
-		t->n++;
-	}
-	qsort(x, t->n, sizeof(*x), by_id);
-	for (uint32_t i = 0; i < t->n; i++) {
-		t->id[i] = x[i].id;
-		t->fd[i] = x[i].fd;
-	}
-	free(x);
-	return 0;
-}
-
-void fdtab_free(struct fdtab *t)
-{
-	free(t->id);
-	free(t->fd);
-	*t = (struct fdtab){0};
-}
-
-uint32_t fdtab_index(const struct fdtab *t, uint32_t layer)
-{
-	uint32_t lo = 0;
-	uint32_t hi = t->n;
-
-	while (layer != RUN_ZERO && lo < hi) {
-		uint32_t mid = lo + (hi - lo) / 2;
-
-		if (t->id[mid] == layer)
-			return mid;
-		if (t->id[mid] < layer)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return RUN_ZERO;
 }
 
 /* --- lists of runs -------------------------------------------------------- */
@@ -288,4 +210,23 @@ int runs_of(
 	if (out->max == 0)
 		out->max = RUNS_MAX;
 	return map_walk(m, first, npages, add_run, out);
+}
+
+int files_of(struct broker *b, struct runs *rs, struct filetab *t)
+{
+	struct page_run *run;
+	size_t n;
+	int rc = filetab_want(t, rs->r, rs->n);
+
+	if (rc == 0)
+		rc = filetab_fill(t, b->layers);
+	if (rc == 0)
+		rc = filetab_runs(t, rs->r, rs->n, RUNS_MAX, &run, &n);
+	if (rc != 0) {
+		filetab_free(t);
+		return rc;
+	}
+	free(rs->r);
+	*rs = (struct runs){.r = run, .n = n, .cap = n, .max = rs->max};
+	return 0;
 }

@@ -304,7 +304,7 @@ void op_snapshot_show(void *ctx, struct ctl_req *rq)
  * is not, all its reachable pages are copied to a layer of their own, once, and
  * the snapshot's map names that from then on.
  */
-#define OPEN_LAYERS_MAX 200u
+#define OPEN_FILES_MAX 200u
 
 struct open_op {
 	struct work work;
@@ -314,7 +314,7 @@ struct open_op {
 	struct map base; /* what (from) was taken of; held, for its layers */
 	struct runs from;
 	struct page_run *to;
-	struct fdtab tab;
+	struct filetab tab;
 	struct layer_copied copied;
 	bool copy;
 	int rc;
@@ -326,7 +326,7 @@ static void open_free(struct open_op *op)
 	if (op->base.npages != 0)
 		map_put(&op->b->store, &op->base);
 	snap_put(op->b, op->s);
-	fdtab_free(&op->tab);
+	filetab_free(&op->tab);
 	free(op->from.r);
 	free(op->to);
 	if (op->copied.fd >= 0)
@@ -341,36 +341,49 @@ static void open_fail(struct open_op *op, const struct err *e)
 	open_free(op);
 }
 
-/* The layers of (op->from), by position in the table, and how many of their
- * pages it reaches. */
-static int count_reached(
-    struct open_op *op, uint64_t *reached, uint32_t *nlayers)
+static void set_bits(uint64_t *w, uint64_t from, uint64_t to)
 {
-	*nlayers = 0;
-	for (size_t i = 0; i < op->from.n; i++) {
-		struct page_run *r = &op->from.r[i];
-
-		if (r->layer == RUN_ZERO)
-			continue;
-		r->layer = fdtab_index(&op->tab, r->layer);
-		if (r->layer == RUN_ZERO)
-			return -EPROTO;
-		if (reached[r->layer] == 0)
-			++*nlayers;
-		reached[r->layer] += r->npages;
-	}
-	return 0;
+	for (; from < to && from % 64 != 0; from++)
+		w[from / 64] |= 1ULL << from % 64;
+	for (; from + 64 <= to; from += 64)
+		w[from / 64] = UINT64_MAX;
+	for (; from < to; from++)
+		w[from / 64] |= 1ULL << from % 64;
 }
 
-static bool must_copy(struct open_op *op, const uint64_t *reached)
+/* Which pages of file (i) the runs reach, each counted once however often a
+ * monitor named it; 0 when there is no memory to tell. */
+static uint64_t count_reached(
+    const struct open_op *op, uint32_t i, uint64_t npages)
 {
-	struct layer_stat st;
+	uint64_t nwords = (npages + 63) / 64;
+	uint64_t *bits = calloc(nwords, sizeof(*bits));
+	uint64_t n = 0;
 
-	for (uint32_t i = 0; i < op->tab.n; i++) {
-		if (reached[i] == 0)
-			continue;
-		if (layer_stat(op->b->layers, op->tab.id[i], &st, NULL) != 0 ||
-		    st.bytes / PAGE_SIZE > reached[i])
+	if (bits == NULL)
+		return 0;
+	for (size_t k = 0; k < op->from.n; k++) {
+		const struct page_run *r = &op->from.r[k];
+
+		if (r->layer == i)
+			set_bits(bits, r->index, r->index + r->npages);
+	}
+	for (uint64_t k = 0; k < nwords; k++)
+		n += (uint64_t)__builtin_popcountll(bits[k]);
+	free(bits);
+	return n;
+}
+
+/* At most OPEN_FILES_MAX passes over the runs. */
+static bool must_copy(const struct open_op *op)
+{
+	struct lfile_stat st;
+
+	if (op->tab.nfiles > OPEN_FILES_MAX)
+		return true;
+	for (uint32_t i = 0; i < op->tab.nfiles; i++) {
+		lfile_stat(op->b->layers, op->tab.file[i], &st);
+		if (st.bytes / PAGE_SIZE > count_reached(op, i, st.npages))
 			return true;
 	}
 	return false;
@@ -378,36 +391,24 @@ static bool must_copy(struct open_op *op, const uint64_t *reached)
 
 static void open_reply(struct open_op *op)
 {
-	uint32_t *number = calloc((size_t)op->tab.n + 1, sizeof(*number));
-	int fds[1 + OPEN_LAYERS_MAX];
-	uint32_t n = 0;
+	int fds[1 + OPEN_FILES_MAX];
 	struct err e;
 
-	fds[0] = -1;
-	for (size_t i = 0; number != NULL && i < op->from.n; i++) {
-		struct page_run *r = &op->from.r[i];
-
-		if (r->layer == RUN_ZERO)
-			continue;
-		if (number[r->layer] == 0) {
-			fds[1 + n] = op->tab.fd[r->layer];
-			number[r->layer] = ++n;
-		}
-		r->layer = number[r->layer] - 1;
-	}
-	if (number != NULL)
-		fds[0] = wire_blob(
-		    "firn-runs", op->from.r, op->from.n * sizeof(*op->from.r));
-	free(number);
+	fds[0] = wire_blob(
+	    "firn-runs", op->from.r, op->from.n * sizeof(*op->from.r));
 	if (fds[0] < 0) {
 		(void)err_set(&e, -ENOMEM, "no memory for its runs");
 		open_fail(op, &e);
 		return;
 	}
+	for (uint32_t i = 0; i < op->tab.nfiles; i++) {
+		fds[1 + i] = op->tab.fd[i];
+		lfile_opened(op->b->layers, op->tab.file[i]);
+	}
 	ctl_reply(op->rq,
 	    json_pack("{s:I,s:i,s:I}", "pages", (json_int_t)op->s->map.npages,
-		"runs_fd", 0, "layers", (json_int_t)n),
-	    fds, 1 + n);
+		"runs_fd", 0, "layers", (json_int_t)op->tab.nfiles),
+	    fds, 1 + op->tab.nfiles);
 	(void)close(fds[0]);
 	open_free(op);
 }
@@ -417,7 +418,7 @@ static void open_copy(struct work *w)
 	struct open_op *op = (struct open_op *)w;
 	struct layer_job job = {
 	    .layer_fd = op->tab.fd,
-	    .nfds = op->tab.n,
+	    .nfds = op->tab.nfiles,
 	    .cancel = &w->cancelled,
 	};
 
@@ -466,7 +467,7 @@ static void open_copied(struct work *w)
 		rc = open_adopt(op);
 	free(op->from.r);
 	free(op->to);
-	fdtab_free(&op->tab);
+	filetab_free(&op->tab);
 	op->from = (struct runs){0};
 	op->to = NULL;
 	if (rc == 0)
@@ -478,26 +479,20 @@ static void open_copied(struct work *w)
 /* Answer, or have it copied first. On failure (op) is the caller's still. */
 static int open_begin(struct open_op *op)
 {
-	uint64_t *reached;
-	uint32_t nlayers = 0;
 	bool copy;
-	int rc = fdtab_make(op->b, &op->tab);
+	int rc;
 
 	if (op->base.npages != 0)
 		map_put(&op->b->store, &op->base);
 	op->base = map_get(&op->b->store, &op->s->map);
+	rc = runs_of(&op->base, 0, op->base.npages, &op->from);
 	if (rc == 0)
-		rc = runs_of(&op->base, 0, op->base.npages, &op->from);
-	reached = calloc((size_t)op->tab.n + 1, sizeof(*reached));
-	if (rc == 0 && reached == NULL)
-		rc = -ENOMEM;
-	if (rc == 0)
-		rc = count_reached(op, reached, &nlayers);
-	copy = rc == 0 &&
-	       (nlayers > OPEN_LAYERS_MAX || must_copy(op, reached)) &&
-	       !op->copy; /* what was copied is exact */
-	free(reached);
-	if (rc == 0 && copy)
+		rc = files_of(op->b, &op->from, &op->tab);
+	/* What was copied is exact. */
+	copy = rc == 0 && !op->copy && must_copy(op);
+	if (rc == 0 && op->tab.nfiles > OPEN_FILES_MAX && !copy)
+		rc = -E2BIG;
+	if (copy)
 		rc = bank_check(op->b, PAGE_SIZE, &op->e);
 	if (rc == 0 && copy) {
 		op->to = calloc(op->from.n + 1, sizeof(*op->to));
@@ -550,7 +545,8 @@ struct import_op {
 	uid_t uid;
 	char name[FIRN_NAME_MAX];
 	uint32_t layer;
-	int fd; /* borrowed of the layer, which is held */
+	uint32_t file; /* that the layer came in, held */
+	int fd;        /* borrowed of it */
 	uint64_t npages;
 	struct runs runs;
 	int rc;
@@ -639,6 +635,7 @@ static void import_done(struct work *w)
 		rc = import_finish(op, &e);
 	if (rc != 0)
 		ctl_fail(op->rq, &e);
+	lfile_put(b->layers, op->file);
 	layer_put(b->layers, op->layer);
 	free(op->runs.r);
 	free(op);
@@ -653,6 +650,7 @@ void op_snapshot_import(void *ctx, struct ctl_req *rq)
 	int fd = ctl_take_fd(rq, 0);
 	struct import_op *op = calloc(1, sizeof(*op));
 	struct err e = {0};
+	uint32_t npieces;
 	int rc;
 
 	if (op == NULL)
@@ -685,7 +683,9 @@ void op_snapshot_import(void *ctx, struct ctl_req *rq)
 	op->rq = rq;
 	op->uid = req_home(rq)->uid;
 	op->npages = (uint64_t)pages;
-	op->fd = layer_fd(b->layers, op->layer);
+	op->file = layer_pieces(b->layers, op->layer, &npieces)->file;
+	lfile_get(b->layers, op->file);
+	op->fd = lfile_fd(b->layers, op->file);
 	if (name != NULL)
 		(void)snprintf(op->name, sizeof(op->name), "%s", name);
 	worker_submit(b->pool, &op->work, import_scan, import_done);

@@ -30,14 +30,30 @@
 #define SLOTS_START 64
 #define NO_SLOT     UINT32_MAX
 
-/* A slot is on one of three lists, linked by next: its bucket (held), to reap,
- * free. */
+/* On one of two lists, linked by next: its bucket (held), free. */
 struct slot {
-	uint64_t holds; /* 0: free, or to reap */
+	uint64_t holds;   /* 0: free */
+	uint64_t entries; /* of holds: those of page maps */
 	uint64_t npages;
-	int fd; /* -1: taken */
+	struct layer_piece *piece; /* (one) or from the heap */
+	struct layer_piece one;
+	uint32_t npieces; /* 0: taken */
 	uint32_t id;
 	uint32_t next;
+	bool owned;
+};
+
+/* Lives while a piece is in it or it is held; then on the list to reap, then
+ * free. */
+struct file {
+	uint64_t npages;
+	uint64_t bytes;
+	uint32_t npieces;
+	uint32_t holds; /* pins counted */
+	uint32_t pins;
+	uint32_t next;
+	int fd;
+	bool opened;
 	bool owned;
 };
 
@@ -46,11 +62,14 @@ struct layer_set {
 	struct slot *slot;
 	uint32_t *bucket; /* heads, by id modulo cap */
 	uint32_t cap;     /* of both arrays; a power of two */
-	uint32_t nheld;
 	uint32_t free_head;
+	uint32_t last_id;
+	struct file *file;
+	uint32_t file_cap;
+	uint32_t file_free;
 	uint32_t reap_head;
 	uint32_t reap_tail;
-	uint32_t last_id;
+	struct layer_totals sum;
 };
 
 static uint32_t *bucket_of(const struct layer_set *set, uint32_t id)
@@ -77,19 +96,35 @@ static void push_bucket(struct layer_set *set, uint32_t i)
 
 static void push_free(struct layer_set *set, uint32_t i)
 {
-	set->slot[i] = (struct slot){.fd = -1, .next = set->free_head};
+	set->slot[i] = (struct slot){.next = set->free_head};
 	set->free_head = i;
 }
 
-/* Arrays of (cap); on failure the set is as it was. */
+static void push_file_free(struct layer_set *set, uint32_t i)
+{
+	set->file[i] = (struct file){.fd = -1, .next = set->file_free};
+	set->file_free = i;
+}
+
+/* Slots moved: those of one piece have it in themselves. */
+static void fix_pieces(struct slot *slot, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (slot[i].npieces == 1)
+			slot[i].piece = &slot[i].one;
+}
+
+/* Arrays of (cap) slots; on failure the set is as it was. */
 static int set_grow(struct layer_set *set, uint32_t cap)
 {
 	uint32_t *bucket = malloc(cap * sizeof(*bucket));
 	struct slot *slot = realloc(set->slot, cap * sizeof(*slot));
 	uint32_t was = set->cap;
 
-	if (slot != NULL)
+	if (slot != NULL) {
 		set->slot = slot;
+		fix_pieces(slot, was);
+	}
 	if (bucket == NULL || slot == NULL) {
 		free(bucket);
 		return -ENOMEM;
@@ -103,6 +138,20 @@ static int set_grow(struct layer_set *set, uint32_t cap)
 			push_bucket(set, i);
 	for (uint32_t i = cap; i-- > was;)
 		push_free(set, i);
+	return 0;
+}
+
+static int files_grow(struct layer_set *set, uint32_t cap)
+{
+	struct file *file = realloc(set->file, cap * sizeof(*file));
+	uint32_t was = set->file_cap;
+
+	if (file == NULL)
+		return -ENOMEM;
+	set->file = file;
+	set->file_cap = cap;
+	for (uint32_t i = cap; i-- > was;)
+		push_file_free(set, i);
 	return 0;
 }
 
@@ -121,12 +170,22 @@ static void node_free(void *ctx, void *p, size_t len)
 
 static void entry_came(void *ctx, uint32_t layer)
 {
-	layer_get(ctx, layer);
+	struct slot *s = find_slot(ctx, layer);
+
+	assert(s != NULL);
+	s->holds++;
+	s->entries++;
 }
 
 static void entry_went(void *ctx, uint32_t layer)
 {
-	layer_put(ctx, layer);
+	struct layer_set *set = ctx;
+	struct slot *s = find_slot(set, layer);
+
+	assert(s != NULL);
+	s->entries--;
+	set->sum.entries_gone++;
+	layer_put(set, layer);
 }
 
 struct layer_set *layer_set_new(void)
@@ -143,10 +202,13 @@ struct layer_set *layer_set_new(void)
 	    .ctx = set,
 	};
 	set->free_head = NO_SLOT;
+	set->file_free = NO_SLOT;
 	set->reap_head = NO_SLOT;
 	set->reap_tail = NO_SLOT;
-	if (set_grow(set, SLOTS_START) != 0) {
+	if (set_grow(set, SLOTS_START) != 0 ||
+	    files_grow(set, SLOTS_START) != 0) {
 		free(set->slot);
+		free(set->bucket);
 		free(set);
 		return NULL;
 	}
@@ -157,9 +219,13 @@ void layer_set_free(struct layer_set *set)
 {
 	if (set == NULL)
 		return;
+	for (uint32_t i = 0; i < set->file_cap; i++)
+		if (set->file[i].fd >= 0)
+			(void)close(set->file[i].fd);
 	for (uint32_t i = 0; i < set->cap; i++)
-		if (set->slot[i].fd >= 0)
-			(void)close(set->slot[i].fd);
+		if (set->slot[i].npieces > 1)
+			free(set->slot[i].piece);
+	free(set->file);
 	free(set->slot);
 	free(set->bucket);
 	free(set);
@@ -168,6 +234,163 @@ void layer_set_free(struct layer_set *set)
 const struct map_ops *layer_set_map_ops(struct layer_set *set)
 {
 	return &set->ops;
+}
+
+void layer_set_totals(const struct layer_set *set, struct layer_totals *out)
+{
+	*out = set->sum;
+	out->table_bytes =
+	    set->cap * (sizeof(*set->slot) + sizeof(*set->bucket)) +
+	    set->file_cap * sizeof(*set->file) +
+	    set->sum.table_bytes * sizeof(struct layer_piece);
+}
+
+/* --- files ---------------------------------------------------------------- */
+
+static struct file *file_of(const struct layer_set *set, uint32_t file)
+{
+	assert(file < set->file_cap && set->file[file].fd >= 0);
+	return &set->file[file];
+}
+
+static bool is_pinned(const struct file *f)
+{
+	return f->pins != 0 || f->opened;
+}
+
+static void append_reap(struct layer_set *set, uint32_t i)
+{
+	set->file[i].next = NO_SLOT;
+	if (set->reap_tail == NO_SLOT)
+		set->reap_head = i;
+	else
+		set->file[set->reap_tail].next = i;
+	set->reap_tail = i;
+}
+
+/* Count (f) as pinned or not, now that it is or is not: (was) says how it was
+ * counted. */
+static void count_pinned(struct layer_set *set, const struct file *f, bool was)
+{
+	if (is_pinned(f) == was)
+		return;
+	if (was) {
+		set->sum.pinned_files--;
+		set->sum.pinned_bytes -= f->bytes;
+	} else {
+		set->sum.pinned_files++;
+		set->sum.pinned_bytes += f->bytes;
+	}
+}
+
+/* A piece or a hold fewer. */
+static void file_settle(struct layer_set *set, uint32_t i)
+{
+	struct file *f = &set->file[i];
+	bool was = is_pinned(f);
+
+	if (f->npieces == 0)
+		f->opened = false;
+	count_pinned(set, f, was);
+	if (f->npieces == 0 && f->holds == 0)
+		append_reap(set, i);
+}
+
+void lfile_get(struct layer_set *set, uint32_t file)
+{
+	file_of(set, file)->holds++;
+}
+
+void lfile_put(struct layer_set *set, uint32_t file)
+{
+	struct file *f = file_of(set, file);
+
+	assert(f->holds > f->pins);
+	f->holds--;
+	file_settle(set, file);
+}
+
+void lfile_pin(struct layer_set *set, uint32_t file)
+{
+	struct file *f = file_of(set, file);
+	bool was = is_pinned(f);
+
+	f->holds++;
+	f->pins++;
+	count_pinned(set, f, was);
+}
+
+void lfile_unpin(struct layer_set *set, uint32_t file)
+{
+	struct file *f = file_of(set, file);
+	bool was = is_pinned(f);
+
+	assert(f->pins > 0);
+	f->holds--;
+	f->pins--;
+	count_pinned(set, f, was);
+	file_settle(set, file);
+}
+
+void lfile_opened(struct layer_set *set, uint32_t file)
+{
+	struct file *f = file_of(set, file);
+	bool was = is_pinned(f);
+
+	f->opened = f->npieces != 0;
+	count_pinned(set, f, was);
+}
+
+int lfile_fd(const struct layer_set *set, uint32_t file)
+{
+	return file_of(set, file)->fd;
+}
+
+void lfile_stat(
+    const struct layer_set *set, uint32_t file, struct lfile_stat *out)
+{
+	const struct file *f = file_of(set, file);
+
+	*out = (struct lfile_stat){
+	    .npages = f->npages,
+	    .bytes = f->bytes,
+	    .npieces = f->npieces,
+	    .pins = f->pins,
+	    .opened = f->opened,
+	    .owned = f->owned,
+	};
+}
+
+bool lfile_next(const struct layer_set *set, uint32_t *pos, uint32_t *file)
+{
+	for (; *pos < set->file_cap; (*pos)++) {
+		const struct file *f = &set->file[*pos];
+
+		if (f->npieces == 0 && f->holds == 0)
+			continue;
+		*file = (*pos)++;
+		return true;
+	}
+	return false;
+}
+
+int layer_reap_take(struct layer_set *set)
+{
+	uint32_t i = set->reap_head;
+	struct file *f;
+	int fd;
+
+	if (i == NO_SLOT)
+		return -1;
+	f = &set->file[i];
+	set->reap_head = f->next;
+	if (set->reap_head == NO_SLOT)
+		set->reap_tail = NO_SLOT;
+	set->sum.files--;
+	set->sum.bytes -= f->bytes;
+	fd = f->fd;
+	push_file_free(set, i);
+	return fd;
 }
 
 /* --- adopt ---------------------------------------------------------------- */
@@ -193,7 +416,7 @@ static int check_seals(int fd, int required, struct err *e)
 	return 0;
 }
 
-static int check_size(int fd, uint64_t claimed, uint64_t *npages, struct err *e)
+static int check_size(int fd, uint64_t claimed, struct file *out, struct err *e)
 {
 	struct stat sb;
 	uint64_t size;
@@ -205,12 +428,13 @@ static int check_size(int fd, uint64_t claimed, uint64_t *npages, struct err *e)
 		return err_set(e, -EINVAL,
 		    "the layer's size, %llu bytes, is not a number of pages",
 		    (unsigned long long)size);
-	*npages = size / PAGE_SIZE;
-	if (*npages < claimed || *npages > LAYER_NPAGES_MAX)
+	out->npages = size / PAGE_SIZE;
+	out->bytes = (uint64_t)sb.st_blocks * 512;
+	if (out->npages < claimed || out->npages > LAYER_NPAGES_MAX)
 		return err_set(e, -ERANGE,
 		    "the layer has %llu pages; %llu to %llu are right",
-		    (unsigned long long)*npages, (unsigned long long)claimed,
-		    LAYER_NPAGES_MAX);
+		    (unsigned long long)out->npages,
+		    (unsigned long long)claimed, LAYER_NPAGES_MAX);
 	return 0;
 }
 
@@ -228,6 +452,19 @@ static int reopen(int fd, int flags, struct err *e)
 	return own;
 }
 
+static int reserve_file(struct layer_set *set, struct err *e)
+{
+	if (set->file_free != NO_SLOT)
+		return 0;
+	if (set->file_cap >= FILES_MAX)
+		return err_set(e, -ENOSPC,
+		    "layers are in %u files already; drop snapshots or views",
+		    (unsigned)FILES_MAX);
+	if (files_grow(set, set->file_cap * 2) != 0)
+		return err_set(e, -ENOMEM, "no memory for the layers' table");
+	return 0;
+}
+
 static int reserve_slot(struct layer_set *set, struct err *e)
 {
 	if (set->free_head != NO_SLOT)
@@ -241,51 +478,91 @@ static int reserve_slot(struct layer_set *set, struct err *e)
 	return 0;
 }
 
-/* The next id in turn that is neither RUN_ZERO nor in use. */
+/* The next id in turn that is no other's, nor 0, which marks no layer. */
 static uint32_t next_id(struct layer_set *set)
 {
 	do
 		set->last_id++;
-	while (set->last_id == RUN_ZERO || find_slot(set, set->last_id));
+	while (set->last_id == 0 || set->last_id == RUN_ZERO ||
+	       find_slot(set, set->last_id));
 	return set->last_id;
 }
 
-/* (fd) becomes a layer, in a slot that was reserved. */
-static uint32_t enter(
-    struct layer_set *set, int fd, uint64_t npages, bool owned)
+/* (f) gets a slot, which was reserved. */
+static uint32_t enter_file(struct layer_set *set, const struct file *f)
+{
+	uint32_t i = set->file_free;
+
+	set->file_free = set->file[i].next;
+	set->file[i] = *f;
+	set->sum.files++;
+	set->sum.bytes += f->bytes;
+	return i;
+}
+
+static int adopt_file(struct layer_set *set, int fd, uint64_t claimed,
+    uint32_t *file, struct err *e)
+{
+	struct file f = {.holds = 1};
+	int rc = check_seals(fd, SEALS_REQUIRED, e);
+
+	if (rc == 0)
+		rc = check_size(fd, claimed, &f, e);
+	if (rc == 0)
+		rc = reserve_file(set, e);
+	if (rc != 0)
+		return rc;
+	f.fd = reopen(fd, O_RDONLY, e);
+	if (f.fd < 0)
+		return f.fd;
+	*file = enter_file(set, &f);
+	return 0;
+}
+
+int lfile_adopt(struct layer_set *set, int fd, uint32_t *file, struct err *e)
+{
+	AUTO_CLOSE int given = fd;
+
+	return adopt_file(set, given, 1, file, e);
+}
+
+/* The whole of (file), whose hold this takes over, becomes a layer, in a slot
+ * that was reserved. */
+static uint32_t enter(struct layer_set *set, uint32_t file)
 {
 	uint32_t i = set->free_head;
+	struct slot *s = &set->slot[i];
 
-	set->free_head = set->slot[i].next;
-	set->slot[i] = (struct slot){.holds = 1,
-	    .npages = npages,
-	    .fd = fd,
+	set->free_head = s->next;
+	*s = (struct slot){
+	    .holds = 1,
+	    .npages = set->file[file].npages,
+	    .one = {.npages = set->file[file].npages, .file = file},
+	    .npieces = 1,
 	    .id = next_id(set),
-	    .owned = owned};
+	    .owned = set->file[file].owned,
+	};
+	s->piece = &s->one;
 	push_bucket(set, i);
-	set->nheld++;
-	return set->slot[i].id;
+	set->file[file].npieces++;
+	lfile_put(set, file);
+	set->sum.layers++;
+	set->sum.pieces++;
+	return s->id;
 }
 
 int layer_adopt(
     struct layer_set *set, int fd, uint64_t npages, uint32_t *id, struct err *e)
 {
 	AUTO_CLOSE int given = fd;
-	uint64_t has = 0;
-	int ro;
-	int rc = check_seals(given, SEALS_REQUIRED, e);
+	uint32_t file;
+	int rc = reserve_slot(set, e);
 
 	if (rc == 0)
-		rc = check_size(given, npages, &has, e);
+		rc = adopt_file(set, given, npages, &file, e);
 	if (rc == 0)
-		rc = reserve_slot(set, e);
-	if (rc != 0)
-		return rc;
-	ro = reopen(given, O_RDONLY, e);
-	if (ro < 0)
-		return ro;
-	*id = enter(set, ro, has, false);
-	return 0;
+		*id = enter(set, file);
+	return rc;
 }
 
 /* --- owned ---------------------------------------------------------------- */
@@ -346,15 +623,17 @@ static int prove_alone(int *fd, struct err *e)
 int layer_adopt_owned(struct layer_set *set, int *fd, uint64_t npages,
     uint32_t *id, struct err *e)
 {
-	uint64_t has = 0;
+	struct file f = {.holds = 1, .owned = true};
 	int rc = check_seals(*fd, SEALS_OWNED, e);
 
 	if (rc == 0)
 		rc = check_made(*fd, e);
 	if (rc == 0)
-		rc = check_size(*fd, npages, &has, e);
+		rc = check_size(*fd, npages, &f, e);
 	if (rc == 0)
 		rc = reserve_slot(set, e);
+	if (rc == 0)
+		rc = reserve_file(set, e);
 	if (rc == 0)
 		rc = prove_alone(fd, e);
 	/* Nobody can add a seal now: what was true before may not be. */
@@ -362,17 +641,20 @@ int layer_adopt_owned(struct layer_set *set, int *fd, uint64_t npages,
 		rc = check_seals(*fd, SEALS_OWNED, e);
 	if (rc != 0)
 		return rc;
-	*id = enter(set, *fd, has, true);
+	f.fd = *fd;
+	*id = enter(set, enter_file(set, &f));
 	*fd = -1;
 	return 0;
 }
 
-/* Owned, and not taken; else NULL. */
-static struct slot *find_owned(struct layer_set *set, uint32_t id)
+/* The file of a layer that is owned and not taken; else NULL. */
+static struct file *find_owned(const struct layer_set *set, uint32_t id)
 {
-	struct slot *s = find_slot(set, id);
+	const struct slot *s = find_slot(set, id);
 
-	return s != NULL && s->owned && s->fd >= 0 ? s : NULL;
+	if (s == NULL || !s->owned || s->npieces == 0)
+		return NULL;
+	return &set->file[s->one.file];
 }
 
 enum layer_state layer_state(const struct layer_set *set, uint32_t id)
@@ -384,11 +666,11 @@ enum layer_state layer_state(const struct layer_set *set, uint32_t id)
 
 int layer_prove(struct layer_set *set, uint32_t id, struct err *e)
 {
-	struct slot *s = find_owned(set, id);
+	struct file *f = find_owned(set, id);
 
-	if (s == NULL)
+	if (f == NULL)
 		return err_set(e, -ENOENT, "there is no owned layer %u", id);
-	return prove_alone(&s->fd, e);
+	return prove_alone(&f->fd, e);
 }
 
 int layer_seal_fd(int fd, struct err *e)
@@ -405,31 +687,91 @@ int layer_seal_fd(int fd, struct err *e)
 
 int layer_sealed(struct layer_set *set, uint32_t id, struct err *e)
 {
-	struct slot *s = find_owned(set, id);
-	int ro;
+	struct file *f = find_owned(set, id);
+	struct file now = {0};
 	int rc;
 
-	if (s == NULL)
+	if (f == NULL)
 		return err_set(e, -ENOENT, "there is no owned layer %u", id);
-	rc = check_seals(s->fd, SEALS_REQUIRED, e);
-	ro = rc == 0 ? reopen(s->fd, O_RDONLY, e) : rc;
-	if (ro < 0)
-		return ro;
-	(void)close(s->fd);
-	s->fd = ro;
-	s->owned = false;
+	rc = check_seals(f->fd, SEALS_REQUIRED, e);
+	if (rc == 0)
+		rc = check_size(f->fd, f->npages, &now, e);
+	if (rc == 0) {
+		now.fd = reopen(f->fd, O_RDONLY, e);
+		rc = now.fd < 0 ? now.fd : 0;
+	}
+	if (rc != 0)
+		return rc;
+	(void)close(f->fd);
+	f->fd = now.fd;
+	set->sum.bytes += now.bytes - f->bytes;
+	f->bytes = now.bytes;
+	f->owned = false;
+	find_slot(set, id)->owned = false;
 	return 0;
 }
 
 int layer_take(struct layer_set *set, uint32_t id)
 {
-	struct slot *s = find_owned(set, id);
+	struct file *f = find_owned(set, id);
 	int fd;
 
-	assert(s != NULL);
-	fd = s->fd;
-	s->fd = -1;
+	assert(f != NULL && f->holds == 0);
+	fd = f->fd;
+	set->sum.files--;
+	set->sum.bytes -= f->bytes;
+	set->sum.pieces--;
+	find_slot(set, id)->npieces = 0;
+	push_file_free(set, (uint32_t)(f - set->file));
 	return fd;
+}
+
+/* --- pieces --------------------------------------------------------------- */
+
+const struct layer_piece *layer_pieces(
+    const struct layer_set *set, uint32_t id, uint32_t *n)
+{
+	const struct slot *s = find_slot(set, id);
+
+	*n = s == NULL ? 0 : s->npieces;
+	return s == NULL ? NULL : s->piece;
+}
+
+/* Take the pieces of (s) out of their files. */
+static void drop_pieces(struct layer_set *set, struct slot *s)
+{
+	for (uint32_t i = 0; i < s->npieces; i++) {
+		uint32_t file = s->piece[i].file;
+
+		set->file[file].npieces--;
+		file_settle(set, file);
+	}
+	set->sum.pieces -= s->npieces;
+	if (s->npieces > 1) {
+		set->sum.table_bytes -= s->npieces;
+		free(s->piece);
+	}
+}
+
+void layer_move(
+    struct layer_set *set, uint32_t id, struct layer_piece *piece, uint32_t n)
+{
+	struct slot *s = find_slot(set, id);
+
+	assert(s != NULL && !s->owned && n > 0);
+	for (uint32_t i = 0; i < n; i++)
+		file_of(set, piece[i].file)->npieces++;
+	drop_pieces(set, s);
+	s->npieces = n;
+	set->sum.pieces += n;
+	if (n > 1) {
+		s->piece = piece;
+		set->sum.table_bytes += n;
+	} else {
+		s->one = piece[0];
+		s->piece = &s->one;
+		free(piece);
+	}
 }
 
 /* --- holds ---------------------------------------------------------------- */
@@ -440,16 +782,6 @@ void layer_get(struct layer_set *set, uint32_t id)
 
 	assert(s != NULL);
 	s->holds++;
-}
-
-static void append_reap(struct layer_set *set, uint32_t i)
-{
-	set->slot[i].next = NO_SLOT;
-	if (set->reap_tail == NO_SLOT)
-		set->reap_head = i;
-	else
-		set->slot[set->reap_tail].next = i;
-	set->reap_tail = i;
 }
 
 void layer_put(struct layer_set *set, uint32_t id)
@@ -465,26 +797,9 @@ void layer_put(struct layer_set *set, uint32_t id)
 	while (*link != i)
 		link = &set->slot[*link].next;
 	*link = s->next;
-	set->nheld--;
-	if (s->fd < 0)
-		push_free(set, i);
-	else
-		append_reap(set, i);
-}
-
-int layer_reap_take(struct layer_set *set)
-{
-	uint32_t i = set->reap_head;
-	int fd;
-
-	if (i == NO_SLOT)
-		return -1;
-	set->reap_head = set->slot[i].next;
-	if (set->reap_head == NO_SLOT)
-		set->reap_tail = NO_SLOT;
-	fd = set->slot[i].fd;
+	drop_pieces(set, s);
+	set->sum.layers--;
 	push_free(set, i);
-	return fd;
 }
 
 /* --- ask ------------------------------------------------------------------ */
@@ -493,7 +808,9 @@ int layer_fd(const struct layer_set *set, uint32_t id)
 {
 	const struct slot *s = find_slot(set, id);
 
-	return s == NULL ? -ENOENT : s->fd;
+	if (s == NULL || s->npieces > 1)
+		return -ENOENT;
+	return s->npieces == 0 ? -1 : set->file[s->piece->file].fd;
 }
 
 uint64_t layer_npages(const struct layer_set *set, uint32_t id)
@@ -503,31 +820,41 @@ uint64_t layer_npages(const struct layer_set *set, uint32_t id)
 	return s == NULL ? 0 : s->npages;
 }
 
+static int stat_piece(const struct layer_set *set, const struct layer_piece *p,
+    struct layer_stat *out)
+{
+	const struct file *f = &set->file[p->file];
+	int seals = fcntl(f->fd, F_GET_SEALS);
+
+	if (seals < 0)
+		return -errno;
+	out->sealed &= (seals & SEALS_REQUIRED) == SEALS_REQUIRED;
+	out->bytes += f->npieces == 1 ? f->bytes : p->npages * PAGE_SIZE;
+	return 0;
+}
+
 int layer_stat(const struct layer_set *set, uint32_t id, struct layer_stat *out,
     struct err *e)
 {
 	const struct slot *s = find_slot(set, id);
-	struct stat sb;
-	int seals;
 
 	if (s == NULL)
 		return err_set(e, -ENOENT, "there is no layer %u", id);
-	if (s->fd < 0) { /* its memory was taken */
-		*out = (struct layer_stat){
-		    .id = id, .npages = s->npages, .holds = s->holds};
-		return 0;
-	}
-	seals = fcntl(s->fd, F_GET_SEALS);
-	if (seals < 0 || fstat(s->fd, &sb) != 0)
-		return err_set(
-		    e, -errno, "layer %u: fstat: %s", id, strerror(errno));
 	*out = (struct layer_stat){
 	    .id = id,
-	    .sealed = (seals & SEALS_REQUIRED) == SEALS_REQUIRED,
+	    .npieces = s->npieces,
+	    .sealed = s->npieces != 0, /* else its memory was taken */
 	    .npages = s->npages,
-	    .bytes = (uint64_t)sb.st_blocks * 512,
 	    .holds = s->holds,
+	    .entries = s->entries,
 	};
+	for (uint32_t i = 0; i < s->npieces; i++) {
+		int rc = stat_piece(set, &s->piece[i], out);
+
+		if (rc != 0)
+			return err_set(
+			    e, rc, "layer %u: %s", id, strerror(-rc));
+	}
 	return 0;
 }
 
@@ -544,5 +871,5 @@ bool layer_next(const struct layer_set *set, uint32_t *pos, uint32_t *id)
 
 uint32_t layer_count(const struct layer_set *set)
 {
-	return set->nheld;
+	return set->sum.layers;
 }

@@ -1,22 +1,30 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * layer: the broker's registry of layers, memfds that hold frozen pages.
+ * layer: the broker's registry of layers, and of the files that store them.
+ *
+ * A layer is what page maps name: (layer, index) stands for the same bytes for
+ * as long as anything names it. Where those bytes are is another matter: a
+ * layer is a table of pieces, runs of its pages, each at an offset of a file, a
+ * memfd. A new layer is one piece over a file of its own; later its pieces may
+ * be moved to other files (layer_move), a page that nothing reaches losing its
+ * piece on the way. Page maps never see it.
  *
  * A layer in here is owned or sealed, and goes from the one to the other only.
- * Sealed: nobody can ever write it again, as the kernel was asked before it got
- * its id. The registry's descriptor of it is re-opened O_RDONLY, so that what
- * leaves the broker can neither be written nor allocated into. Owned: the
- * registry has the only descriptor that there is, and nobody has it mapped, as
- * the kernel was asked; it is writable, for who adopts the memory.
+ * Sealed: nobody can ever write its files again, as the kernel was asked before
+ * they got in. The registry's descriptors of them are re-opened O_RDONLY, so
+ * that what leaves the broker can neither be written nor allocated into. Owned:
+ * the registry has the only descriptor of its only file, and nobody has that
+ * mapped, as the kernel was asked; it is writable, for who adopts the memory.
  *
  * A layer lives while it is held: by its adopter, by anyone who called
  * layer_get(), by each entry of a page map that names it (through the map_ops
- * in here). Closing the last descriptor of a layer costs 120 ms a GiB, so a
- * layer that nobody holds goes to a list from which the caller takes its
- * descriptor to close it where that may take time.
+ * in here). A file lives while a piece is in it, or it is held or pinned.
+ * Closing the last descriptor of a file costs 120 ms a GiB, so one that nothing
+ * needs goes to a list from which the caller takes its descriptor to close it
+ * where that may take time.
  *
  * Threads:  one at a time for a set. Descriptors may be used by other threads
- *           for as long as the set's thread keeps the layer held.
+ *           for as long as the set's thread keeps the file held.
  */
 #ifndef VMM_LAYER_LAYER_H
 #define VMM_LAYER_LAYER_H
@@ -27,7 +35,8 @@
 #include "vmm/core/err.h"
 #include "vmm/map/map.h"
 
-#define LAYERS_MAX       16384        /* of one set, those to reap counted */
+#define LAYERS_MAX       131072       /* of one set */
+#define FILES_MAX        8192         /* of one set, those to reap counted */
 #define LAYER_NPAGES_MAX (1ULL << 28) /* 1 TiB */
 
 struct layer_set;
@@ -41,15 +50,30 @@ void layer_set_free(struct layer_set *set);
 /* For map_store_init(): nodes from the heap, layers counted in (set). */
 const struct map_ops *layer_set_map_ops(struct layer_set *set);
 
+/* Sums over a set, kept: asking costs nothing, whatever there is. */
+struct layer_totals {
+	uint32_t layers;
+	uint32_t files;        /* those to reap counted: descriptors */
+	uint32_t pinned_files; /* of them */
+	uint64_t pieces;
+	uint64_t bytes; /* of memory that files hold, those to reap counted */
+	uint64_t pinned_bytes; /* of those pinned */
+	uint64_t table_bytes;  /* of heap: slots and pieces */
+	uint64_t entries_gone; /* of page maps that named a layer, ever */
+};
+void layer_set_totals(const struct layer_set *set, struct layer_totals *out);
+
+/* --- layers --------------------------------------------------------------- */
+
 /*
  * Make memfd (fd) a layer with one hold, which the caller ends by layer_put().
  * Takes (fd) over: it is closed on success and on failure. (npages) is what its
  * sender claims; the layer has as many as the kernel says, at least that.
- * Ids are not reused before 2^32 layers were made, and are never RUN_ZERO.
+ * Ids are not reused before 2^32 layers were made, and are never 0 or RUN_ZERO.
  *   -EINVAL  not a memfd of ordinary pages; size 0 or not page-aligned
  *   -EPERM   not sealed with exactly F_SEAL_WRITE|SHRINK|GROW|SEAL
  *   -ERANGE  smaller than claimed, or larger than LAYER_NPAGES_MAX
- *   -ENOSPC  LAYERS_MAX
+ *   -ENOSPC  LAYERS_MAX, FILES_MAX
  *   -EBADF   not open
  *   -ENOMEM, -EMFILE, -ENFILE, another errno of fstat(2) or open(2)
  * On failure the set is as it was.
@@ -115,8 +139,9 @@ int layer_take(struct layer_set *set, uint32_t id);
 void layer_get(struct layer_set *set, uint32_t id);
 void layer_put(struct layer_set *set, uint32_t id);
 
-/* Borrow the layer's descriptor, which is read-only unless it is owned; -ENOENT
- * when there is no such. */
+/* Borrow the descriptor of a layer that is one piece, read-only unless it is
+ * owned; -1 when it has none (layer_take()), -ENOENT when there is no such, or
+ * when it is in pieces. */
 int layer_fd(const struct layer_set *set, uint32_t id);
 
 /* Its pages; 0 when there is no such. */
@@ -124,13 +149,15 @@ uint64_t layer_npages(const struct layer_set *set, uint32_t id);
 
 struct layer_stat {
 	uint32_t id;
-	bool sealed;     /* as the kernel says now */
-	uint64_t npages; /* holes counted */
-	uint64_t bytes;  /* of memory that the file has now */
-	uint64_t holds;
+	uint32_t npieces;
+	bool sealed;      /* as the kernel says now of every file of it */
+	uint64_t npages;  /* holes and pages without a piece counted */
+	uint64_t bytes;   /* of the file that is its alone, or its pieces */
+	uint64_t holds;   /* entries of maps counted */
+	uint64_t entries; /* of maps */
 };
 
-/* 0, -ENOENT, or errno of fstat(2) or fcntl(2). */
+/* 0, -ENOENT, or errno of fcntl(2). */
 int layer_stat(const struct layer_set *set, uint32_t id, struct layer_stat *out,
     struct err *e);
 
@@ -143,7 +170,67 @@ bool layer_next(const struct layer_set *set, uint32_t *pos, uint32_t *id);
 /* How many are held. */
 uint32_t layer_count(const struct layer_set *set);
 
-/* The descriptor of a layer that nobody holds, now the caller's to close, the
+/* --- pieces --------------------------------------------------------------- */
+
+struct layer_piece {
+	uint64_t first; /* page of the layer */
+	uint64_t npages;
+	uint64_t at; /* page of the file */
+	uint32_t file;
+};
+
+/* Borrow the pieces of a layer, sorted, until it or its pieces change. NULL
+ * with *n 0 when there is no such. */
+const struct layer_piece *layer_pieces(
+    const struct layer_set *set, uint32_t id, uint32_t *n);
+
+/*
+ * The pieces of (id), which is held and sealed, are now (piece): (n) of them,
+ * at least one, sorted, without overlap, within the layer and within files that
+ * are held. Takes (piece), from malloc(), over. Files that lose their last
+ * piece go unless they are held. Cannot fail.
+ */
+void layer_move(
+    struct layer_set *set, uint32_t id, struct layer_piece *piece, uint32_t n);
+
+/* --- files ---------------------------------------------------------------- */
+
+/*
+ * Make memfd (fd) a file without pieces, with one hold, which the caller ends
+ * by lfile_put(). Takes (fd) over. Errors as layer_adopt()'s.
+ */
+int lfile_adopt(struct layer_set *set, int fd, uint32_t *file, struct err *e);
+
+/* One more hold, one fewer. (file) must be one that lives. */
+void lfile_get(struct layer_set *set, uint32_t file);
+void lfile_put(struct layer_set *set, uint32_t file);
+
+/* The same for somebody outside who maps it: its bytes count as pinned. */
+void lfile_pin(struct layer_set *set, uint32_t file);
+void lfile_unpin(struct layer_set *set, uint32_t file);
+/* For one who has its descriptor and will never say when it is closed: pinned
+ * for as long as a piece is in it. */
+void lfile_opened(struct layer_set *set, uint32_t file);
+
+/* Borrow its read-only descriptor. (file) must be one that lives. */
+int lfile_fd(const struct layer_set *set, uint32_t file);
+
+struct lfile_stat {
+	uint64_t npages;
+	uint64_t bytes; /* of memory, as the kernel said when it came */
+	uint32_t npieces;
+	uint32_t pins;
+	bool opened;
+	bool owned; /* of an owned layer: not to be read, or moved */
+};
+/* Of a file that lives. */
+void lfile_stat(
+    const struct layer_set *set, uint32_t file, struct lfile_stat *out);
+
+/* As layer_next(), of files that live. */
+bool lfile_next(const struct layer_set *set, uint32_t *pos, uint32_t *file);
+
+/* The descriptor of a file that nothing needs, now the caller's to close, the
  * oldest first; -1 when there is none. */
 int layer_reap_take(struct layer_set *set);
 
