@@ -104,7 +104,7 @@ $O/libfirn.so: $(lib_src:%.c=$O/pic/%.o)
 $O/bin/firn: $O/host/tools/firn.o $(cli_src:%.c=$O/host/%.o) $O/libfirn.a $O/libvmm.a
 	@mkdir -p $(@D)
 	@echo "  LD   $@"
-	$Q$(CC) $(ldflags) $^ $(libs) -lcapstone -o $@
+	$Q$(CC) $(ldflags) $^ $(libs) -ldl -o $@
 $O/bin/firnd: $O/host/vmm/firnd.o $O/libvmm.a
 	@mkdir -p $(@D)
 	@echo "  LD   $@"

@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* The report of a guest that faulted, with its code disassembled. */
+/*
+ * The report of a guest that faulted, with its code disassembled. The library
+ * for that relocates megabytes when it is loaded, which takes longer than most
+ * commands: so only a report loads it, and does without where it is missing.
+ */
 #include <capstone/capstone.h>
+#include <dlfcn.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,17 +33,36 @@ static size_t unhex(const char *s, uint8_t *out, size_t max)
 	return n;
 }
 
-static void disassemble(const json_t *report)
-{
-	uint8_t code[CODE_MAX];
-	size_t len = unhex(json_str(report, "code"), code, sizeof(code));
-	cs_insn *insn;
-	csh cs;
-	size_t n;
+#define CAPSTONE "libcapstone.so.4"
 
-	if (!len || cs_open(CS_ARCH_X86, CS_MODE_64, &cs))
-		return;
-	n = cs_disasm(cs, code, len, json_u64(report, "rip"), INSNS_MAX, &insn);
+struct capstone {
+	__typeof__(&cs_open) open;
+	__typeof__(&cs_disasm) disasm;
+	__typeof__(&cs_free) free;
+	__typeof__(&cs_close) close;
+};
+
+/* It stays loaded. False: it is not installed, or another one. */
+static bool load_capstone(struct capstone *c)
+{
+	void *lib = dlopen(CAPSTONE, RTLD_NOW | RTLD_LOCAL);
+
+	if (!lib)
+		return false;
+	*(void **)&c->open = dlsym(lib, "cs_open");
+	*(void **)&c->disasm = dlsym(lib, "cs_disasm");
+	*(void **)&c->free = dlsym(lib, "cs_free");
+	*(void **)&c->close = dlsym(lib, "cs_close");
+	return c->open && c->disasm && c->free && c->close;
+}
+
+static void print_code(const struct capstone *c, csh cs, const uint8_t *code,
+    size_t len, const json_t *report)
+{
+	cs_insn *insn;
+	size_t n = c->disasm(
+	    cs, code, len, json_u64(report, "rip"), INSNS_MAX, &insn);
+
 	if (!n)
 		(void)fprintf(stderr, "  code:     %s (not an instruction)\n",
 		    json_str(report, "code"));
@@ -47,8 +71,25 @@ static void disassemble(const json_t *report)
 		    i ? "         " : "code:    ", insn[i].address,
 		    insn[i].mnemonic, insn[i].op_str);
 	if (n)
-		cs_free(insn, n);
-	cs_close(&cs);
+		c->free(insn, n);
+}
+
+static void disassemble(const json_t *report)
+{
+	uint8_t code[CODE_MAX];
+	size_t len = unhex(json_str(report, "code"), code, sizeof(code));
+	struct capstone c;
+	csh cs;
+
+	if (!len)
+		return;
+	if (!load_capstone(&c) || c.open(CS_ARCH_X86, CS_MODE_64, &cs)) {
+		(void)fprintf(stderr, "  code:     %s (no %s to read it)\n",
+		    json_str(report, "code"), CAPSTONE);
+		return;
+	}
+	print_code(&c, cs, code, len, report);
+	c.close(&cs);
 }
 
 static void registers(json_t *regs)
