@@ -92,8 +92,10 @@ int firn_describe(int cap, struct firn_cap_info *out);
 
 /*
  * The pages that differ between snapshots (a) and (b), as at most (max) extents
- * in (buf); (out) counts all. flags: FIRN_EXACT. -EBADF, -EACCES, -EINVAL (of
- * different size), -E2BIG (max beyond FIRN_EXTENTS_MAX).
+ * in (buf); (out) counts all. flags: FIRN_EXACT, which goes without saying for
+ * those without common history. Pages beyond the end of the shorter one differ
+ * where they are not zero. -EBADF, -EACCES, -EINVAL (max beyond
+ * FIRN_EXTENTS_MAX), -E2BIG (more extents than the service lists).
  */
 int firn_diff(int a, int b, uint32_t flags, struct firn_extent *buf,
     uint32_t max, struct firn_pages *out);

@@ -873,6 +873,18 @@ static void op_dirty(struct world *w)
 	free(none);
 }
 
+/* (bytes) of (have) pages with zero pages up to (npages): the caller's. */
+static unsigned char *padded(
+    const unsigned char *bytes, uint64_t have, uint64_t npages)
+{
+	unsigned char *p = zeroed(npages * PAGE);
+
+	memcpy(p, bytes, have * PAGE);
+	return p;
+}
+
+/* Of any two, related or not, of whatever sizes: pages beyond the end of the
+ * shorter one are as zero. */
 static void op_diff(struct world *w)
 {
 	struct snap *a = some_snap(w, -1);
@@ -881,27 +893,27 @@ static void op_diff(struct world *w)
 	bool exact = rnd(w, 2);
 	struct firn_pageset set;
 	struct firn_error e = {0};
+	unsigned char *pa;
+	unsigned char *pb;
 	uint64_t npages;
+	uint64_t most;
 	struct ref rb;
-	int rc;
 
-	for (int i = 0;
-	     i < 8 && a != NULL && p == NULL && b->npages != a->npages; i++)
-		b = some_snap(w, -1);
 	if (a == NULL)
 		return;
 	npages = p != NULL ? p->npages : b->npages;
+	most = npages > a->npages ? npages : a->npages;
 	rb = p != NULL ? full_ref(w, p) : num(b->id);
-	rc = firn_diff(w->g.conn, num(a->id).s, rb.s, exact, &set, &e);
-	if (npages != a->npages) {
-		if (rc == 0)
-			wrong(w, "of different sizes, and compared");
-		return;
-	}
-	if (rc != 0)
+	if (firn_diff(w->g.conn, num(a->id).s, rb.s, exact, &set, &e) != 0)
 		wrong(w, "%s", e.msg);
-	check_diff_set(w, set_of_ranges(w, &set, npages), a->bytes,
-	    p != NULL ? p->now : b->bytes, npages, exact);
+	if (exact && !set.exact)
+		wrong(w, "asked to be exact, and is not");
+	pa = padded(a->bytes, a->npages, most);
+	pb = padded(p != NULL ? p->now : b->bytes, npages, most);
+	check_diff_set(
+	    w, set_of_ranges(w, &set, most), pa, pb, most, set.exact);
+	free(pa);
+	free(pb);
 	firn_pageset_free(&set);
 }
 
@@ -911,15 +923,23 @@ static void op_guest_diff(struct world *w)
 	struct snap *a = some_snap(w, v);
 	struct snap *b = some_snap(w, v);
 	struct model_req q = {.op = MODEL_DIFF};
+	unsigned char *pa;
+	unsigned char *pb;
+	uint64_t most;
 
-	if (a == NULL || a->npages != b->npages ||
-	    a->npages > MODEL_EXTENTS_MAX)
+	if (a == NULL)
+		return;
+	most = a->npages > b->npages ? a->npages : b->npages;
+	if (most > MODEL_EXTENTS_MAX)
 		return;
 	q.a = (uint64_t)a->cap[v];
 	q.b = (uint64_t)b->cap[v];
 	q.c = rnd(w, 2) ? FIRN_EXACT : 0;
-	check_diff_set(w, ask_guest(w, v, &q, a->npages), a->bytes, b->bytes,
-	    a->npages, q.c != 0);
+	pa = padded(a->bytes, a->npages, most);
+	pb = padded(b->bytes, b->npages, most);
+	check_diff_set(w, ask_guest(w, v, &q, most), pa, pb, most, q.c != 0);
+	free(pa);
+	free(pb);
 }
 
 /* --- capabilities --------------------------------------------------------- */

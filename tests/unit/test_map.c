@@ -324,7 +324,82 @@ static void test_diff(void **state)
 	assert_true(nodes > 0 && nodes <= 3 * 14 * 2);
 	assert_int_equal(map_diff(&b, &b, collect_diff, &l, &nodes), 0);
 	assert_int_equal(nodes, 0);
-	assert_int_equal(map_diff(&b, &small, NULL, NULL, NULL), -EINVAL);
+	l.n = 0;
+	assert_int_equal(map_diff(&b, &small, collect_diff, &l, NULL), 0);
+	assert_int_equal(l.n, 1); /* its last page is zero, as is the end */
+	assert_int_equal(l.r[0].npages, TIB - 1);
+	map_put(&f->st, &a);
+	map_put(&f->st, &b);
+}
+
+/* Of different sizes: one layer's pages, equal entries that are cut off at
+ * different pages, and zeroes. */
+static void test_diff_sizes(void **state)
+{
+	struct fix *f = *state;
+	static const uint64_t sizes[] = {
+	    1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 1000};
+	const size_t n = sizeof(sizes) / sizeof(sizes[0]);
+	struct page_run one = run_of(0, 1, 2, 0);
+	uint64_t nodes;
+
+	for (size_t i = 0; i < n * n; i++) {
+		uint64_t na = sizes[i / n];
+		uint64_t nb = sizes[i % n];
+		uint64_t both = na < nb ? na : nb;
+		uint64_t most = na < nb ? nb : na;
+		struct page_run ra = run_of(0, na, 1, 7);
+		struct page_run rb = run_of(0, nb, 1, 7);
+		struct map a = zero_of(na);
+		struct map b = zero_of(nb);
+		struct list l = {.n = 0};
+
+		assert_int_equal(map_diff(&a, &b, collect_diff, &l, NULL), 0);
+		assert_int_equal(l.n, 0);
+		put_over(f, &a, &ra, 1);
+		put_over(f, &b, &rb, 1);
+		assert_int_equal(map_diff(&a, &b, collect_diff, &l, &nodes), 0);
+		assert_int_equal(l.n, most > both);
+		if (l.n == 1) {
+			assert_int_equal(l.r[0].page, both);
+			assert_int_equal(l.r[0].npages, most - both);
+		}
+		put_over(f, &a, &one, 1);
+		l.n = 0;
+		assert_int_equal(map_diff(&b, &a, collect_diff, &l, NULL), 0);
+		assert_int_equal(l.n, both == 1 ? 1 : 1 + (most > both));
+		assert_int_equal(l.r[0].page, 0);
+		map_put(&f->st, &a);
+		map_put(&f->st, &b);
+	}
+}
+
+static bool stop_at_once(void *ctx)
+{
+	++*(int *)ctx;
+	return true;
+}
+
+/* A long comparison asks whether to go on; a short one does not. */
+static void test_diff_stops(void **state)
+{
+	struct fix *f = *state;
+	struct map a = zero_of(1 << 16);
+	struct map b = zero_of(1 << 16);
+	int asked = 0;
+
+	for (uint64_t i = 0; i < 1 << 16; i += 2) {
+		struct page_run r = run_of(i, 1, 1, i / 2);
+
+		put_over(f, &a, &r, 1);
+	}
+	assert_int_equal(
+	    map_diff_until(&a, &b, NULL, stop_at_once, &asked, NULL),
+	    -ECANCELED);
+	assert_int_equal(asked, 1);
+	assert_int_equal(
+	    map_diff_until(&a, &a, NULL, stop_at_once, &asked, NULL), 0);
+	assert_int_equal(asked, 1);
 	map_put(&f->st, &a);
 	map_put(&f->st, &b);
 }
@@ -434,6 +509,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_walk, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_stops, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_diff, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_diff_sizes, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_diff_stops, setup, teardown),
 	    cmocka_unit_test_setup_teardown(
 		test_diff_equal_content, setup, teardown),
 	    cmocka_unit_test_setup_teardown(

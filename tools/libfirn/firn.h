@@ -131,9 +131,12 @@ struct firn_pageset {
 	struct firn_range *ranges;
 	size_t nranges;
 	uint64_t nodes_visited; /* of a diff */
+	int exact;              /* of a diff: bytes were compared, not places */
 };
 
 FIRN_API void firn_pageset_free(struct firn_pageset *p);
+/* Pages beyond the end of the shorter one differ where they are not zero. Two
+ * without a common history are compared exactly, asked or not. */
 FIRN_API int firn_diff(struct firn *c, const char *a, const char *b, int exact,
     struct firn_pageset *out, struct firn_error *e);
 #define FIRN_DIRTY_PEEK  1

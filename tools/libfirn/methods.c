@@ -224,6 +224,7 @@ static int get_pageset(const json_t *res, const int *fds, size_t nfds,
 		return r;
 	p->nodes_visited =
 	    (uint64_t)json_integer_value(json_object_get(res, "nodes_visited"));
+	p->exact = json_is_true(json_object_get(res, "exact"));
 	if (json_is_array(a))
 		r = ranges_inline(a, p, e);
 	else if ((r = firn_get_u64(res, "extents_fd", &i, e)) == 0)

@@ -19,8 +19,11 @@ struct diff_op {
 	struct broker *b;
 	struct asker a;
 	struct map map[2];
+	struct lineage *lineage[2]; /* held; or NULL */
 	bool have[2];
 	bool exact;
+	bool submitted;
+	bool gone;     /* nobody waits for it any more */
 	bool compared; /* or being so: the bytes */
 	uint32_t max;  /* extents that a guest wants */
 	unsigned pending;
@@ -45,9 +48,11 @@ static void diff_end(struct diff_op *op, bool answered)
 static void diff_free(struct diff_op *op)
 {
 	diff_end(op, false);
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < 2; i++) {
 		if (op->have[i])
 			map_put(&op->b->store, &op->map[i]);
+		lineage_put(op->lineage[i]);
+	}
 	filetab_free(&op->tab);
 	free(op->bytes[0].r);
 	free(op->bytes[1].r);
@@ -85,6 +90,24 @@ static int add_extent(void *ctx, uint64_t page, uint64_t npages)
 	return 0;
 }
 
+/* What (m) shows in the pages of (x): zero beyond its end. */
+static int extent_runs(
+    const struct map *m, const struct firn_extent *x, struct runs *out)
+{
+	uint64_t end = x->first + x->npages;
+	uint64_t cut = end < m->npages ? end : m->npages;
+	struct page_run beyond = {.page = cut, .layer = RUN_ZERO};
+	int rc = 0;
+
+	if (x->first < cut)
+		rc = runs_of(m, x->first, cut - x->first, out);
+	else
+		beyond.page = x->first;
+	beyond.npages = end - beyond.page;
+	out->max = RUNS_MAX;
+	return rc != 0 || beyond.npages == 0 ? rc : runs_add(out, &beyond);
+}
+
 /* Where the bytes are of the pages whose places differ. */
 static int find_bytes(struct diff_op *op)
 {
@@ -94,12 +117,21 @@ static int find_bytes(struct diff_op *op)
 		struct runs *r = &op->bytes[k];
 
 		for (uint64_t i = 0; i < op->out.n && rc == 0; i++)
-			rc = runs_of(&op->map[k], op->out.x[i].first,
-			    op->out.x[i].npages, r);
+			rc = extent_runs(&op->map[k], &op->out.x[i], r);
 		if (rc == 0)
 			rc = filetab_want(&op->tab, r->r, r->n);
 	}
 	return rc;
+}
+
+static bool diff_stops(void *ctx)
+{
+	const struct extents *o = ctx;
+	const struct diff_op *op =
+	    (const struct diff_op *)((const char *)o -
+				     offsetof(struct diff_op, out));
+
+	return worker_cancelled(&op->work);
 }
 
 static void diff_run(struct work *w)
@@ -107,8 +139,8 @@ static void diff_run(struct work *w)
 	struct diff_op *op = (struct diff_op *)w;
 	uint64_t begin = now_ns();
 
-	op->rc = map_diff(
-	    &op->map[0], &op->map[1], add_extent, &op->out, &op->nodes);
+	op->rc = map_diff_until(&op->map[0], &op->map[1], add_extent,
+	    diff_stops, &op->out, &op->nodes);
 	op->diff_ns = now_ns() - begin;
 	if (op->rc == 0 && op->exact)
 		op->rc = find_bytes(op);
@@ -174,9 +206,9 @@ int extents_result(
 
 static void answer_client(struct diff_op *op)
 {
-	json_t *r = json_pack("{s:I,s:I,s:I}", "pages",
-	    (json_int_t)op->out.pages, "nodes_visited", (json_int_t)op->nodes,
-	    "diff_ns", (json_int_t)op->diff_ns);
+	json_t *r = json_pack("{s:I,s:b,s:I,s:I}", "pages",
+	    (json_int_t)op->out.pages, "exact", op->exact, "nodes_visited",
+	    (json_int_t)op->nodes, "diff_ns", (json_int_t)op->diff_ns);
 	struct err e;
 	int fd;
 	int rc = extents_result(r, op->out.x, op->out.n, &fd);
@@ -220,6 +252,8 @@ static void diff_done(struct work *w)
 	int rc =
 	    w->ran ? op->rc : err_set(&op->e, -ECANCELED, "firnd is ending");
 
+	if (rc == 0 && op->gone)
+		rc = err_set(&op->e, -ECANCELED, "the client is gone");
 	if (rc == 0 && op->exact && !op->compared) {
 		op->compared = true;
 		rc = filetab_fill(&op->tab, b->layers);
@@ -250,16 +284,29 @@ static void diff_ready(struct diff_op *op)
 
 	if (--op->pending > 0)
 		return;
-	if (op->e.code == 0 && op->map[0].npages != op->map[1].npages)
-		(void)err_set(&op->e, -EINVAL,
-		    "they are of different sizes; only snapshots of the same "
-		    "number of pages can be compared");
+	if (op->e.code == 0 && op->gone)
+		(void)err_set(&op->e, -ECANCELED, "the client is gone");
+	/* Places say nothing of those that have no history in common. */
+	if (op->lineage[0] != op->lineage[1])
+		op->exact = true;
 	if (op->e.code != 0) {
 		asker_fail(b, &op->a, &op->e);
 		diff_free(op);
 		return;
 	}
+	op->submitted = true;
 	worker_submit(b->pool, &op->work, diff_run, diff_done);
+}
+
+/* The client went: what nobody waits for shall not go on for hours. */
+static void diff_cancelled(struct ctl_req *rq, void *arg)
+{
+	struct diff_op *op = arg;
+
+	(void)rq;
+	op->gone = true;
+	if (op->submitted)
+		worker_cancel(&op->work);
 }
 
 static void side_lifted(
@@ -308,6 +355,8 @@ static struct diff_op *diff_new(
 	op->exact = exact;
 	op->max = max;
 	op->pending = 1;
+	if (a.rq != NULL)
+		ctl_req_on_cancel(a.rq, diff_cancelled, op);
 	return op;
 }
 
@@ -319,6 +368,9 @@ void diff(struct broker *b, struct asker a, const struct side side[2],
 	if (op == NULL)
 		return;
 	for (int i = 0; i < 2; i++) {
+		op->lineage[i] =
+		    lineage_get(side[i].snap != NULL ? side[i].snap->lineage
+						     : side[i].place->lineage);
 		if (side[i].snap != NULL) {
 			op->map[i] = map_get(&b->store, &side[i].snap->map);
 			op->have[i] = true;

@@ -157,9 +157,13 @@ static const struct ctl_param show_results[] = {SIZE("id", "of the snapshot"),
 static const struct ctl_param diff_params[] = {
     STR("a", "a snapshot, or VM:SEGMENT"),
     STR("b", "a snapshot, or VM:SEGMENT"),
-    BOOL_OPT("exact", "compare bytes, not places"), END};
+    BOOL_OPT("exact", "compare bytes, not places; always so for those without "
+		      "common history"),
+    END};
 static const struct ctl_param diff_results[] = {SIZE("pages", "that differ"),
-    R_EXTENTS, SIZE("nodes_visited", "of the page maps"),
+    R_EXTENTS,
+    {.name = "exact", .type = CTL_BOOL, .doc = "whether bytes were compared"},
+    SIZE("nodes_visited", "of the page maps"),
     SIZE("diff_ns", "comparing the page maps"), END};
 
 static const struct ctl_param open_results[] = {SIZE("pages", "of it"),

@@ -393,12 +393,19 @@ int map_walk(const struct map *m, uint64_t first, uint64_t npages,
 
 /* --- diff ----------------------------------------------------------------- */
 
+#define STOP_EVERY 4096u /* nodes between two questions whether to stop */
+
 struct diff {
+	const struct map *a;
+	const struct map *b;
+	uint64_t both; /* pages that exist in both; the rest in one */
 	uint64_t npages;
 	uint64_t nodes;
-	uint64_t from; /* not yet reported: [from, to) */
+	uint64_t asked; /* nodes when (stop) was asked last */
+	uint64_t from;  /* not yet reported: [from, to) */
 	uint64_t to;
 	map_diff_fn *fn;
+	map_stop_fn *stop;
 	void *ctx;
 };
 
@@ -426,45 +433,101 @@ static int diff_add(struct diff *d, uint64_t from, uint64_t to)
 }
 
 /*
- * Entries that are equal show the same. Where neither is a node and they are
- * not, every page of the span differs.
+ * An entry of one side, and the level that it stands at. Where the other map is
+ * larger a root stands lower than the span that is looked at: it is then the
+ * span's beginning, and the rest is zero.
  */
-static int diff_span(
-    struct diff *d, uint64_t a, uint64_t b, unsigned level, uint64_t start)
+struct diff_entry {
+	uint64_t e;
+	unsigned level;
+};
+
+static struct diff_entry diff_child(const struct map *m, struct diff_entry d,
+    unsigned level, uint64_t start, unsigned i)
 {
-	uint64_t span;
-
-	if (a == b || start >= d->npages)
-		return 0;
-	if (!entry_is_node(a) && !entry_is_node(b))
-		return diff_add(
-		    d, start, min_u64(start + level_span(level), d->npages));
-	d->nodes += (uint64_t)entry_is_node(a) + entry_is_node(b);
-	span = level_span(level - 1);
-	for (unsigned i = 0; i < MAP_FANOUT; i++) {
-		int rc =
-		    diff_span(d, child_entry(a, level, start, i, d->npages),
-			child_entry(b, level, start, i, d->npages), level - 1,
-			start + i * span);
-
-		if (rc < 0)
-			return rc;
-	}
-	return 0;
+	if (d.level < level)
+		return i == 0 ? d : (struct diff_entry){0, level - 1};
+	return (struct diff_entry){
+	    child_entry(d.e, level, start, i, m->npages), level - 1};
 }
 
-int map_diff(const struct map *a, const struct map *b, map_diff_fn *fn,
-    void *ctx, uint64_t *nodes_visited)
+/* Whether (d) must be divided before it can be compared over a span of
+ * (level). */
+static bool diff_divides(struct diff_entry d, unsigned level)
 {
-	struct diff d = {.npages = a->npages, .fn = fn, .ctx = ctx};
+	return d.e != 0 && (d.level < level || entry_is_node(d.e));
+}
+
+/* Neither is a node: all pages that exist in both differ or none does; those
+ * that exist in one only differ where they are not zero. */
+static int diff_runs(
+    struct diff *d, uint64_t a, uint64_t b, uint64_t start, uint64_t end)
+{
+	uint64_t longer = d->a->npages > d->b->npages ? a : b;
+	uint64_t tail = start > d->both ? start : d->both;
+	int rc = 0;
+
+	end = min_u64(end, d->npages);
+	if (a != b && start < d->both)
+		rc = diff_add(d, start, min_u64(end, d->both));
+	if (rc == 0 && longer != 0 && tail < end)
+		rc = diff_add(d, tail, end);
+	return rc;
+}
+
+static int diff_count(struct diff *d, uint64_t a, uint64_t b)
+{
+	d->nodes += (uint64_t)entry_is_node(a) + entry_is_node(b);
+	if (d->stop == NULL || d->nodes - d->asked < STOP_EVERY)
+		return 0;
+	d->asked = d->nodes;
+	return d->stop(d->ctx) ? -ECANCELED : 0;
+}
+
+static int diff_span(struct diff *d, struct diff_entry a, struct diff_entry b,
+    unsigned level, uint64_t start)
+{
+	uint64_t end = start + level_span(level);
 	int rc;
 
-	if (a->npages != b->npages)
-		return -EINVAL;
-	rc = diff_span(&d, a->entry, b->entry, root_level(a->npages), 0);
+	if (start >= d->npages)
+		return 0;
+	/* Equal entries show the same, as far as both maps reach. */
+	if (a.e == b.e &&
+	    (a.e == 0 || (a.level == b.level &&
+			     (end <= d->both || d->both == d->npages))))
+		return 0;
+	if (!diff_divides(a, level) && !diff_divides(b, level))
+		return diff_runs(d, a.e, b.e, start, end);
+	rc = diff_count(d, a.e, b.e);
+	for (unsigned i = 0; i < MAP_FANOUT && rc == 0; i++)
+		rc = diff_span(d, diff_child(d->a, a, level, start, i),
+		    diff_child(d->b, b, level, start, i), level - 1,
+		    start + i * level_span(level - 1));
+	return rc;
+}
+
+int map_diff_until(const struct map *a, const struct map *b, map_diff_fn *fn,
+    map_stop_fn *stop, void *ctx, uint64_t *nodes_visited)
+{
+	const struct diff_entry ea = {a->entry, root_level(a->npages)};
+	const struct diff_entry eb = {b->entry, root_level(b->npages)};
+	struct diff d = {.a = a, .b = b, .fn = fn, .stop = stop, .ctx = ctx};
+	int rc;
+
+	d.both = min_u64(a->npages, b->npages);
+	d.npages = a->npages > b->npages ? a->npages : b->npages;
+	rc =
+	    diff_span(&d, ea, eb, ea.level > eb.level ? ea.level : eb.level, 0);
 	if (rc == 0)
 		rc = diff_flush(&d);
 	if (nodes_visited != NULL)
 		*nodes_visited = d.nodes;
 	return rc;
+}
+
+int map_diff(const struct map *a, const struct map *b, map_diff_fn *fn,
+    void *ctx, uint64_t *nodes_visited)
+{
+	return map_diff_until(a, b, fn, NULL, ctx, nodes_visited);
 }

@@ -22,6 +22,7 @@
 #ifndef VMM_MAP_MAP_H
 #define VMM_MAP_MAP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -87,13 +88,20 @@ int map_walk(const struct map *m, uint64_t first, uint64_t npages,
 
 /*
  * Call (fn) for every maximal run of pages whose place differs between (a) and
- * (b), in order. Shared subtrees are not entered; *nodes_visited (may be NULL)
- * counts the nodes that were. Works for any two maps of the same npages
- * (-EINVAL otherwise); it is fast where they have common history. Where (fn) is
- * NULL only counts. A negative return of (fn) ends it and is returned.
+ * (b), in order. Pages beyond the end of the shorter one differ where they are
+ * not zero in the longer. Shared subtrees are not entered; *nodes_visited (may
+ * be NULL) counts the nodes that were. Works for any two maps; it is fast where
+ * they have common history. Where (fn) is NULL only counts. A negative return
+ * of (fn) ends it and is returned.
  */
 typedef int map_diff_fn(void *ctx, uint64_t page, uint64_t npages);
 int map_diff(const struct map *a, const struct map *b, map_diff_fn *fn,
     void *ctx, uint64_t *nodes_visited);
+
+/* The same, and asks (stop) every few thousand nodes whether to go on;
+ * -ECANCELED when it says true. */
+typedef bool map_stop_fn(void *ctx);
+int map_diff_until(const struct map *a, const struct map *b, map_diff_fn *fn,
+    map_stop_fn *stop, void *ctx, uint64_t *nodes_visited);
 
 #endif /* VMM_MAP_MAP_H */
