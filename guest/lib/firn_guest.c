@@ -45,11 +45,10 @@ int firn_sever(uint32_t id, const char *name, struct firn_frozen *out)
 	    FIRN_NR_SEVER, id, ptr(name), ptr(out), 0, 0, 0);
 }
 
-int firn_map(
-    int cap, enum firn_map_mode mode, uint64_t gpa, struct firn_segment *out)
+int firn_map(int cap, uint32_t mode, uint64_t gpa, struct firn_segment *out)
 {
 	return (int)firn_syscall(
-	    FIRN_NR_MAP, (uint64_t)cap, (uint64_t)mode, gpa, ptr(out), 0, 0);
+	    FIRN_NR_MAP, (uint64_t)cap, mode, gpa, ptr(out), 0, 0);
 }
 
 int firn_unmap(uint32_t view)

@@ -78,10 +78,11 @@ int firn_sever(uint32_t id, const char *name, struct firn_frozen *out);
  * Show the snapshot (cap) as a new view, at guest-physical (gpa), a multiple of
  * 2 MiB, or where there is room when 0. -EBADF (cap), -EACCES (rights),
  * -EINVAL (an odd address), -ERANGE (beyond what there is), -EEXIST (the
- * address is taken), -ENOSPC.
+ * address is taken), -ENOSPC. (mode) is an enum firn_map_mode, with
+ * FIRN_MAP_TRACK to keep which pages are read and written (-ENOTSUP where the
+ * host cannot).
  */
-int firn_map(
-    int cap, enum firn_map_mode mode, uint64_t gpa, struct firn_segment *out);
+int firn_map(int cap, uint32_t mode, uint64_t gpa, struct firn_segment *out);
 /* Take a view away. -ENOENT, -EPERM (a segment, not a view). */
 int firn_unmap(uint32_t view);
 

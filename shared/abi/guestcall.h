@@ -35,7 +35,8 @@ enum firn_nr {
 	FIRN_NR_FREEZE,
 	/* (segment id, name or 0, struct firn_frozen *out) -> cap */
 	FIRN_NR_SEVER,
-	/* (cap, enum firn_map_mode, gpa or 0, struct firn_segment *out) -> 0 */
+	/* (cap, firn_map_mode | FIRN_MAP_TRACK, gpa or 0, struct firn_segment
+	 *out) -> 0 */
 	FIRN_NR_MAP,
 	/* (segment id of a view) -> 0 */
 	FIRN_NR_UNMAP,
@@ -60,6 +61,9 @@ enum firn_map_mode {
 	FIRN_MAP_RO = 0,
 	FIRN_MAP_COW = 1,
 };
+
+/* With either: which pages are read and written is kept, exactly. */
+#define FIRN_MAP_TRACK 0x10u
 
 /* Flags of FIRN_NR_DIFF and FIRN_NR_DIRTY. */
 #define FIRN_EXACT 1u
@@ -87,6 +91,7 @@ struct firn_segment {
 
 #define FIRN_SEG_VIEW_RO  1u
 #define FIRN_SEG_VIEW_COW 2u
+#define FIRN_SEG_TRACKED  4u
 
 struct firn_frozen {
 	uint64_t snapshot; /* the broker's id */

@@ -110,11 +110,48 @@ static void test_without_scan(void **state)
 	check(*state);
 }
 
+/* Both sets, to the page. */
+static void check_sets(struct area *a)
+{
+	uint64_t reads[(NPAGES + 63) / 64] = {0};
+	uint64_t writes[(NPAGES + 63) / 64] = {0};
+
+	for (uint32_t i = 0; i < NPAGES; i++)
+		if (i >= NPAGES / 2 && i % 7 == 3)
+			(void)*(
+			    volatile unsigned char *)(a->hva + i * PAGE_SIZE);
+		else if (i % 7 == 5)
+			a->hva[i * PAGE_SIZE] = 1;
+	assert_int_equal(
+	    pagemap_sets(a->pagemap, a->hva, NPAGES, reads, writes), 0);
+	for (uint32_t i = 0; i < NPAGES; i++) {
+		bool read = (reads[i / 64] >> (i % 64) & 1) != 0;
+		bool wrote = (writes[i / 64] >> (i % 64) & 1) != 0;
+
+		assert_int_equal(wrote, i % 7 == 5);
+		assert_false(read && wrote);
+		if (i >= NPAGES / 2)
+			assert_int_equal(read, i % 7 == 3);
+	}
+}
+
+static void test_sets(void **state)
+{
+	check_sets(*state);
+}
+
+static void test_sets_without_scan(void **state)
+{
+	no_scan = true;
+	check_sets(*state);
+}
+
 static void test_bad_descriptor(void **state)
 {
 	struct area *a = *state;
 
 	assert_true(pagemap_private(-1, a->hva, NPAGES, NULL, NULL) < 0);
+	assert_true(pagemap_sets(-1, a->hva, NPAGES, NULL, NULL) < 0);
 	no_scan = true;
 	assert_int_equal(
 	    pagemap_private(-1, a->hva, NPAGES, NULL, NULL), -EBADF);
@@ -126,6 +163,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    TEST(test_default),
 	    TEST(test_without_scan),
+	    TEST(test_sets),
+	    TEST(test_sets_without_scan),
 	    TEST(test_bad_descriptor),
 	};
 

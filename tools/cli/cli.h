@@ -37,7 +37,7 @@ struct args {
 	const char *socket;
 	const char *name, *cursor, *bitmap, *format, *over;
 	uint64_t mem, gpa, bank; /* 0: not given */
-	bool gpa_set, detach, cow, exact, peek, allow_backing;
+	bool gpa_set, detach, cow, track, exact, peek, allow_backing;
 	struct str_list segments, give, env;
 	size_t nwords;
 	char **words;
@@ -218,6 +218,7 @@ int verb_sever(struct cli *c, const struct args *a);
 int verb_map(struct cli *c, const struct args *a);
 int check_unmap(struct cli *c, const struct args *a);
 int verb_unmap(struct cli *c, const struct args *a);
+int verb_track(struct cli *c, const struct args *a);
 int verb_snapshots(struct cli *c, const struct args *a);
 int verb_show(struct cli *c, const struct args *a);
 int verb_drop(struct cli *c, const struct args *a);

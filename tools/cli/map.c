@@ -23,6 +23,8 @@ int verb_map(struct cli *c, const struct args *a)
 
 	if (p && a->cow)
 		json_object_set_new(p, "cow", json_true());
+	if (p && a->track)
+		json_object_set_new(p, "track", json_true());
 	if (p && a->gpa_set)
 		json_object_set_new(p, "gpa", json_integer((json_int_t)a->gpa));
 	r = cli_call(c, "view.map", p);

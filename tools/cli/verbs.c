@@ -26,6 +26,8 @@ static const struct opt name_opts[] = {
 };
 static const struct opt map_opts[] = {
     {"--cow", NULL, "writable: copy on write", OPT_FLAG, AT(cow)},
+    {"--track", NULL, "keep which pages are read and written", OPT_FLAG,
+	AT(track)},
     {"--gpa", "ADDRESS", "guest-physical address to map at", OPT_ADDRESS,
 	AT(gpa)},
     {"--name", "N", "name the view", OPT_STRING, AT(name)},
@@ -153,6 +155,14 @@ const struct verb cli_verbs[] = {
 	.link = LINK_DAEMON,
 	.check = check_unmap,
 	.run = verb_unmap},
+    {.name = "track",
+	.words = "VM:VIEW",
+	.summary = "pages of a tracked view that were read and written",
+	.min = 1,
+	.max = 1,
+	.link = LINK_DAEMON,
+	.check = check_unmap,
+	.run = verb_track},
     {.name = "snapshots",
 	.words = "",
 	.summary = "list the snapshots",

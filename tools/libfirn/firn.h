@@ -146,6 +146,11 @@ FIRN_API int firn_dirty(struct firn *c, const char *vm, const char *segment,
     const char *cursor, int flags, struct firn_pageset *out,
     struct firn_error *e);
 
+/* What tracked (view) read and wrote since it was laid. */
+FIRN_API int firn_touched(struct firn *c, const char *vm, const char *view,
+    struct firn_pageset *reads, struct firn_pageset *writes,
+    struct firn_error *e);
+
 /* --- snapshots in this process -------------------------------------------- */
 /*
  * Take the descriptors of snapshot (name) and check, without belief in the

@@ -273,3 +273,34 @@ int firn_dirty(struct firn *c, const char *vm, const char *segment,
 		"exact", flags & FIRN_DIRTY_EXACT),
 	    out, e);
 }
+
+int firn_touched(struct firn *c, const char *vm, const char *view,
+    struct firn_pageset *reads, struct firn_pageset *writes,
+    struct firn_error *e)
+{
+	struct firn_pageset r = {0};
+	struct firn_pageset w = {0};
+	int fds[FIRN_REPLY_FDS_MAX];
+	size_t nfds = FIRN_REPLY_FDS_MAX;
+	json_t *res;
+	int rc = firn_call_json(c, "track.query",
+	    json_pack("{s:s, s:s}", "vm", vm, "view", view), NULL, 0, &res, fds,
+	    &nfds, e);
+
+	if (rc != 0)
+		return rc;
+	rc = get_pageset(json_object_get(res, "reads"), fds, nfds, &r, e);
+	if (rc == 0)
+		rc = get_pageset(
+		    json_object_get(res, "writes"), fds, nfds, &w, e);
+	firn_close_fds(fds, nfds);
+	json_decref(res);
+	if (rc == 0) {
+		*reads = r;
+		*writes = w;
+	} else {
+		firn_pageset_free(&r);
+		firn_pageset_free(&w);
+	}
+	return rc;
+}

@@ -176,18 +176,19 @@ static void compare_run(struct work *w)
 /* --- the answer ------------------------------------------------------------
  */
 
-int extents_result(
-    json_t *result, const struct firn_extent *x, uint64_t n, int *fd)
+int extents_put(json_t *result, const struct firn_extent *x, uint64_t n,
+    int *fds, size_t *nfds)
 {
 	json_t *list;
 
-	*fd = -1;
 	if (n > EXTENTS_INLINE) {
-		*fd = wire_blob("firn-extents", x, n * sizeof(*x));
-		if (*fd < 0)
-			return *fd;
-		return json_object_set_new(
-			   result, "extents_fd", json_integer(0)) == 0
+		int fd = wire_blob("firn-extents", x, n * sizeof(*x));
+
+		if (fd < 0)
+			return fd;
+		fds[(*nfds)++] = fd;
+		return json_object_set_new(result, "extents_fd",
+			   json_integer((json_int_t)*nfds - 1)) == 0
 			   ? 0
 			   : -ENOMEM;
 	}
@@ -202,6 +203,15 @@ int extents_result(
 		return -ENOMEM;
 	}
 	return json_object_set_new(result, "extents", list) == 0 ? 0 : -ENOMEM;
+}
+
+int extents_result(
+    json_t *result, const struct firn_extent *x, uint64_t n, int *fd)
+{
+	size_t nfds = 0;
+
+	*fd = -1;
+	return extents_put(result, x, n, fd, &nfds);
 }
 
 static void answer_client(struct diff_op *op)

@@ -55,12 +55,12 @@ static void g_map(
 
 	if (take(&a, b, pk, &g, sizeof(g)) != 0)
 		return;
-	if (g.mode > FIRN_MAP_COW)
+	if ((g.mode & ~FIRN_MAP_TRACK) > FIRN_MAP_COW)
 		rc = err_set(&e, -EINVAL, "no such mode");
 	else
 		rc = snap_by_cap(b, &vm->caps, g.cap,
-		    g.mode == FIRN_MAP_COW ? FIRN_RIGHT_MAP_COW
-					   : FIRN_RIGHT_MAP_RO,
+		    (g.mode & FIRN_MAP_COW) ? FIRN_RIGHT_MAP_COW
+					    : FIRN_RIGHT_MAP_RO,
 		    &r.snap, &e);
 	r.gpa = g.gpa;
 	r.mode = g.mode;

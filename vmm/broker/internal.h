@@ -124,7 +124,7 @@ struct cursor {
 struct bplace {
 	bool used;
 	uint32_t id;
-	uint32_t flags; /* FIRN_SEG_VIEW_* */
+	uint32_t flags; /* FIRN_SEG_* */
 	char name[FIRN_NAME_MAX];
 	uint64_t gpa;
 	uint64_t npages;
@@ -346,6 +346,9 @@ struct home *asker_home(struct broker *b, struct asker *a);
 struct lifted {
 	struct wire_frozen f;
 	struct map map; /* of the place as it was; the callee's to put */
+	/* Of a tracked place, unless they are too many to keep. */
+	bool tracked;
+	struct kin_sets sets; /* the callee may take them */
 };
 /* (vm), (p) and (l) are NULL and (e) is set when it failed. */
 typedef void lift_fn(struct broker *b, struct bvm *vm, struct bplace *p,
@@ -363,7 +366,7 @@ struct lay_req {
 	uint64_t vm;
 	struct snap *snap; /* the callee holds it itself */
 	uint64_t gpa;
-	uint32_t mode; /* enum firn_map_mode */
+	uint32_t mode; /* enum firn_map_mode, | FIRN_MAP_TRACK */
 	char name[FIRN_NAME_MAX];
 	bool open; /* for WIRE_G_OPEN: answer (a) itself, lay nothing */
 };
@@ -385,9 +388,19 @@ typedef void diff_end_fn(struct broker *b, bool answered, void *ctx);
 void diff_maps(struct broker *b, struct asker a, struct map x, struct map y,
     diff_end_fn *end, void *ctx);
 json_t *extents_json(const struct firn_extent *x, uint64_t n);
-/* Put (x) into (result): "extents", or "extents_fd" with *fd to send. */
+/* Put (x) into (result): "extents", or "extents_fd", which is added to the
+ * (*nfds) descriptors that the answer has. */
+int extents_put(json_t *result, const struct firn_extent *x, uint64_t n,
+    int *fds, size_t *nfds);
+/* The same with room for one; *fd is -1 where there is none to send. */
 int extents_result(
     json_t *result, const struct firn_extent *x, uint64_t n, int *fd);
+
+/* --- track.c ----------------------------------------------------------------
+ */
+/* The two bitmaps of a tracked place of (npages) in memfd (fd). -EPROTO: they
+ * are not that; -ENOMEM, -E2BIG, errors of pread(2). */
+int sets_take(int fd, uint64_t npages, struct kin_sets *out);
 
 /* --- guest.c: what guests ask
  * ------------------------------------------------- */
@@ -417,5 +430,6 @@ void op_snapshot_drop(void *ctx, struct ctl_req *rq);
 void op_snapshot_open(void *ctx, struct ctl_req *rq);
 void op_snapshot_import(void *ctx, struct ctl_req *rq);
 void op_dirty_query(void *ctx, struct ctl_req *rq);
+void op_track_query(void *ctx, struct ctl_req *rq);
 
 #endif /* VMM_BROKER_INTERNAL_H */

@@ -295,8 +295,10 @@ static void map_answer(
 	if (rc == 0) {
 		memcpy(&m, pk->payload, sizeof(m));
 		w.id = m.id;
-		w.flags = op->r.mode == FIRN_MAP_COW ? FIRN_SEG_VIEW_COW
-						     : FIRN_SEG_VIEW_RO;
+		w.flags = (op->r.mode & FIRN_MAP_COW) ? FIRN_SEG_VIEW_COW
+						      : FIRN_SEG_VIEW_RO;
+		if (op->r.mode & FIRN_MAP_TRACK)
+			w.flags |= FIRN_SEG_TRACKED;
 		w.gpa = m.gpa;
 		w.size = op->r.snap->map.npages * PAGE_SIZE;
 		memcpy(w.name, op->r.name, sizeof(w.name));
@@ -306,7 +308,7 @@ static void map_answer(
 			rc = -EPROTO;
 	}
 	if (rc != 0) {
-		if (op->r.mode == FIRN_MAP_COW && vm != NULL)
+		if ((op->r.mode & FIRN_MAP_COW) && vm != NULL)
 			bank_release(b, vm, op->r.snap->map.npages * PAGE_SIZE);
 		if (rc == -EPROTO && vm != NULL)
 			vm_kill(b, vm);
@@ -378,7 +380,7 @@ static int map_prepare(struct lay_op *op, struct bvm *vm,
 	mo->r = op->r;
 	mo->extents = x->runs.n;
 	mo->begin_ns = op->begin_ns;
-	if (op->r.mode == FIRN_MAP_COW &&
+	if ((op->r.mode & FIRN_MAP_COW) &&
 	    bank_reserve(op->b, vm, op->base.npages * PAGE_SIZE, e) != 0) {
 		free(mo);
 		return e->code;
@@ -445,7 +447,7 @@ static int lay_tell(struct lay_op *op, struct bvm *vm, const struct numbered *x,
 		rc = send_map(op, vm, x, mo, fds, nfds, e);
 	if (rc == 0)
 		return 0;
-	if (mo != NULL && op->r.mode == FIRN_MAP_COW)
+	if (mo != NULL && (op->r.mode & FIRN_MAP_COW))
 		bank_release(op->b, vm, op->base.npages * PAGE_SIZE);
 	free(mo);
 	if (x->tab.nfiles >= WIRE_FDS_MAX)

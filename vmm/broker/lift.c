@@ -93,7 +93,7 @@ static int step_take(struct wire_packet *pk, const struct wire_step *ws,
 }
 
 static int steps_take(struct bplace *p, struct wire_packet *pk,
-    struct step **spare, struct wire_frozen *f, struct err *e)
+    struct step **spare, struct wire_frozen *f, int *sets_fd, struct err *e)
 {
 	struct step **tail = &p->pending;
 	uint32_t fd_i = 0;
@@ -102,7 +102,8 @@ static int steps_take(struct bplace *p, struct wire_packet *pk,
 	if (pk->m.len != sizeof(*f))
 		return err_set(e, -EPROTO, "the monitor's answer is malformed");
 	memcpy(f, pk->payload, sizeof(*f));
-	if (f->nsteps > WIRE_STEPS_MAX || f->npages != p->npages)
+	if (f->nsteps > WIRE_STEPS_MAX || f->npages != p->npages ||
+	    (f->tracked != 0) != ((p->flags & FIRN_SEG_TRACKED) != 0))
 		return err_set(e, -EPROTO, "the monitor's answer is malformed");
 	while (*tail != NULL)
 		tail = &(*tail)->next;
@@ -115,8 +116,11 @@ static int steps_take(struct bplace *p, struct wire_packet *pk,
 		*tail = s;
 		tail = &s->next;
 	}
-	if (rc != 0)
-		return err_set(e, rc, "the monitor's answer lacks descriptors");
+	if (rc == 0 && f->tracked)
+		*sets_fd = wire_take_fd(pk, fd_i);
+	if (rc != 0 || (f->tracked && *sets_fd < 0))
+		return err_set(
+		    e, -EPROTO, "the monitor's answer lacks descriptors");
 	return 0;
 }
 
@@ -274,10 +278,30 @@ static void sever_later(struct bplace *p, const struct wire_frozen *f)
 	p->severed_f = *f;
 }
 
+/* What a tracked place touched. Where that cannot be kept the step counts as
+ * one that was not tracked; where there is no memory the lift fails, and the
+ * next one is told of it all again. */
+static int lift_sets(struct broker *b, struct bvm *vm, struct bplace *p, int fd,
+    struct lifted *l, struct err *e)
+{
+	int rc = sets_take(fd, p->npages, &l->sets);
+
+	l->tracked = rc == 0;
+	if (rc == 0 || rc == -E2BIG)
+		return 0;
+	if (rc == -EPROTO)
+		vm_kill(b, vm);
+	return err_set(e, rc,
+	    "the bitmaps of what was touched cannot be used: "
+	    "%s",
+	    strerror(-rc));
+}
+
 static int lift_take(struct broker *b, struct bvm *vm, struct bplace *p,
     struct lift_op *op, struct wire_packet *pk, struct lifted *l, struct err *e)
 {
-	int rc = steps_take(p, pk, &op->spare, &l->f, e);
+	int sets_fd = -1;
+	int rc = steps_take(p, pk, &op->spare, &l->f, &sets_fd, e);
 
 	if (rc != 0) {
 		vm_kill(b, vm); /* no monitor of ours answers so */
@@ -286,6 +310,10 @@ static int lift_take(struct broker *b, struct bvm *vm, struct bplace *p,
 	rc = steps_apply(b, vm, p, e);
 	if (rc != 0 && op->sever)
 		sever_later(p, &l->f);
+	if (rc == 0 && sets_fd >= 0)
+		rc = lift_sets(b, vm, p, sets_fd, l, e);
+	if (sets_fd >= 0)
+		(void)close(sets_fd);
 	return rc;
 }
 
@@ -316,6 +344,7 @@ static void lift_answer(
 	} else {
 		op->fn(b, NULL, NULL, NULL, &e, op->ctx);
 	}
+	kin_sets_free(&l.sets);
 	chain_free(b, op->spare);
 	free(op);
 	layers_reap(b);
@@ -352,6 +381,11 @@ int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
 	if (p->flags & FIRN_SEG_VIEW_RO)
 		return err_set(e, -EPERM,
 		    "a read-only view shows a snapshot already; use that");
+	if (sever && (p->flags & FIRN_SEG_TRACKED))
+		return err_set(e, -EPERM,
+		    "'%.64s' is tracked, and what is severed has no reads "
+		    "and writes; freeze it",
+		    p->name);
 	if (sever && p->severing)
 		return err_set(e, -EBUSY, "it is being severed already");
 	rc = steps_apply(b, vm, p, e);
@@ -447,6 +481,8 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
 	s->origin_vm = vm->id;
 	s->origin_segment = p->id;
 	kin_descend(s->kin, p->kin);
+	if (l->tracked)
+		kin_track(s->kin, &l->sets);
 	s->payer = vm->home->uid;
 	(void)snprintf(
 	    s->origin, sizeof(s->origin), "%.63s:%.63s", vm->name, p->name);
@@ -460,10 +496,14 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
 	return NULL;
 }
 
-/* What is frozen next descends from (s). */
+/* What is frozen next descends from (s); but what a tracked view touched is
+ * told since it was laid, so its snapshots all descend from what it shows. */
 static void place_descend(struct bplace *p, struct snap *s)
 {
 	struct kin *was = p->kin;
+
+	if (p->flags & FIRN_SEG_TRACKED)
+		return;
 
 	p->kin = kin_hold(s->kin);
 	kin_put(was);

@@ -100,7 +100,8 @@ static const struct ctl_param seg_results_fields[] = {SIZE("id", "number"),
     SIZE("resident", "bytes"),
     SIZE("private", "bytes that are this VM's alone"),
     SIZE("shared", "resident less private"),
-    SIZE_OPT("snapshot", "that a view shows"), END};
+    SIZE_OPT("snapshot", "that a view shows"),
+    BOOL_OPT("tracked", "its reads and writes are kept"), END};
 static const struct ctl_param segments_results[] = {
     OBJS("segments", "views counted", seg_results_fields), END};
 
@@ -115,6 +116,7 @@ static const struct ctl_param freeze_results[] = {SIZE("snapshot", "its id"),
 
 static const struct ctl_param map_params[] = {P_VM, P_SNAP,
     BOOL_OPT("cow", "copy-on-write; read-only if absent"),
+    BOOL_OPT("track", "keep which pages are read and written"),
     SIZE_OPT("gpa", "where; the monitor chooses if absent or 0"),
     STR_OPT("name", "label of the view"), END};
 static const struct ctl_param map_results[] = {SIZE("view", "its number"),
@@ -185,6 +187,19 @@ static const struct ctl_param dirty_params[] = {P_VM, P_SEGMENT,
 static const struct ctl_param dirty_results[] = {
     SIZE("pages", "written since the cursor advanced"), R_EXTENTS,
     SIZE_OPT("bitmap_fd", "instead: position of the bitmap's memfd"), END};
+
+static const struct ctl_param set_fields[] = {
+    SIZE("pages", "in all"), R_EXTENTS, END};
+static const struct ctl_param track_results[] = {SIZE("pages", "of the view"),
+    {.name = "reads",
+	.type = CTL_OBJECT,
+	.doc = "read since it was laid, and not written",
+	.fields = set_fields},
+    {.name = "writes",
+	.type = CTL_OBJECT,
+	.doc = "written since it was laid",
+	.fields = set_fields},
+    END};
 
 static const struct ctl_param stats_results[] = {SIZE("vms", "that live"),
     SIZE("snapshots", "that live"), SIZE("layers", "held"),
@@ -292,6 +307,11 @@ static const struct ctl_op ops[] = {
 	.params = dirty_params,
 	.results = dirty_results,
 	.handler = op_dirty_query},
+    {.name = "track.query",
+	.summary = "which pages of a tracked view were read and written",
+	.params = unmap_params,
+	.results = track_results,
+	.handler = op_track_query},
 };
 
 static const struct ctl_param ev_started[] = {

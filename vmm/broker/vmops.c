@@ -251,6 +251,8 @@ static json_t *segment_json(struct bvm *vm, const struct wire_segment *w)
 	    (json_int_t)(p->npages * PAGE_SIZE), "resident",
 	    (json_int_t)w->resident, "private", (json_int_t)w->private_,
 	    "shared", (json_int_t)shared);
+	if (j != NULL && (p->flags & FIRN_SEG_TRACKED))
+		(void)json_object_set_new(j, "tracked", json_true());
 	if (j != NULL && p->shown != NULL)
 		(void)json_object_set_new(
 		    j, "snapshot", json_integer((json_int_t)p->shown->id));
@@ -328,6 +330,8 @@ void op_view_map(void *ctx, struct ctl_req *rq)
 	r.vm = vm->id;
 	r.gpa = (uint64_t)gpa;
 	r.mode = cow ? FIRN_MAP_COW : FIRN_MAP_RO;
+	if (ctl_bool(rq, "track"))
+		r.mode |= FIRN_MAP_TRACK;
 	if (name != NULL)
 		(void)snprintf(r.name, sizeof(r.name), "%s", name);
 	lay(b, asker_client(rq), &r);

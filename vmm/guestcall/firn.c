@@ -112,9 +112,7 @@ static void tell_segment(const struct place_info *info, struct firn_segment *s)
 {
 	*s = (struct firn_segment){
 	    .id = info->id,
-	    .flags = info->kind == PLACE_VIEW_RO    ? FIRN_SEG_VIEW_RO
-		     : info->kind == PLACE_VIEW_COW ? FIRN_SEG_VIEW_COW
-						    : 0,
+	    .flags = place_flags(info),
 	    .gpa = info->gpa,
 	    .va = info->id == 0 ? 0 : FIRN_WINDOW + info->gpa,
 	    .size = info->npages * PAGE_SIZE,
@@ -243,7 +241,7 @@ static int64_t do_map(struct guest_call *c)
 
 	if (c->a[0] > INT32_MAX)
 		return -EBADF;
-	if (c->a[1] > FIRN_MAP_COW)
+	if ((c->a[1] & ~(uint64_t)FIRN_MAP_TRACK) > FIRN_MAP_COW)
 		return -EINVAL;
 	r = check_out(c, c->a[3], sizeof(s));
 	if (r < 0)

@@ -2,6 +2,7 @@
 #include "vmm/mem/pagemap.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -45,22 +46,32 @@ _Static_assert(
 #define ENTRY_FILE    (1ULL << 61)
 #define ENTRIES       512
 
+/* One that only this process has; older kernels tell by it that an anonymous
+ * page is not the zero page. */
+#define ENTRY_EXCLUSIVE (1ULL << 56)
+
+enum found_kind { FOUND_PRIVATE, FOUND_SHARED };
+
 struct found {
-	uint64_t base; /* address of the first page */
-	uint64_t *bits;
-	uint64_t count;
+	uint64_t base;    /* address of the first page */
+	uint64_t *bits;   /* of private pages, or NULL */
+	uint64_t *shared; /* of the others that are present, or NULL */
+	uint64_t count;   /* of private pages */
 };
 
-static void found_range(struct found *f, uint64_t start, uint64_t end)
+static void found_range(
+    struct found *f, enum found_kind kind, uint64_t start, uint64_t end)
 {
+	uint64_t *bits = kind == FOUND_PRIVATE ? f->bits : f->shared;
 	uint64_t first = (start - f->base) / PAGE_SIZE;
 	uint64_t last = (end - f->base) / PAGE_SIZE;
 
-	f->count += last - first;
-	if (f->bits == NULL)
+	if (kind == FOUND_PRIVATE)
+		f->count += last - first;
+	if (bits == NULL)
 		return;
 	for (uint64_t p = first; p < last; p++)
-		f->bits[p / 64] |= 1ULL << (p % 64);
+		bits[p / 64] |= 1ULL << (p % 64);
 }
 
 static int by_scan(int fd, struct found *f, uint64_t end)
@@ -72,24 +83,46 @@ static int by_scan(int fd, struct found *f, uint64_t end)
 	    .end = end,
 	    .vec = (uint64_t)(uintptr_t)region,
 	    .vec_len = SCAN_REGIONS,
-	    .category_inverted = SCAN_FILE | SCAN_PFNZERO,
-	    .category_mask = SCAN_FILE | SCAN_PFNZERO,
 	    .category_anyof_mask = SCAN_PRESENT | SCAN_SWAPPED,
-	    .return_mask = SCAN_PRESENT,
+	    .return_mask = SCAN_FILE | SCAN_PFNZERO,
 	};
 
+	if (f->shared == NULL) {
+		a.category_inverted = SCAN_FILE | SCAN_PFNZERO;
+		a.category_mask = SCAN_FILE | SCAN_PFNZERO;
+		a.return_mask = SCAN_PRESENT;
+	}
 	while (a.start < end) {
 		int n = ioctl(fd, PAGEMAP_REQUEST, &a);
 
 		if (n < 0)
 			return -errno;
-		for (int i = 0; i < n; i++)
-			found_range(f, region[i].start, region[i].end);
+		for (int i = 0; i < n; i++) {
+			bool shared = (region[i].categories &
+					  (SCAN_FILE | SCAN_PFNZERO)) != 0;
+
+			found_range(f, shared ? FOUND_SHARED : FOUND_PRIVATE,
+			    region[i].start, region[i].end);
+		}
 		if (a.walk_end <= a.start)
 			return -EIO;
 		a.start = a.walk_end;
 	}
 	return 0;
+}
+
+static void found_entry(struct found *f, uint64_t entry, uint64_t at)
+{
+	enum found_kind kind = FOUND_PRIVATE;
+
+	if ((entry & (ENTRY_PRESENT | ENTRY_SWAPPED)) == 0)
+		return;
+	if ((entry & ENTRY_FILE) != 0)
+		kind = FOUND_SHARED;
+	else if (f->shared != NULL && (entry & ENTRY_PRESENT) != 0 &&
+		 (entry & ENTRY_EXCLUSIVE) == 0)
+		kind = FOUND_SHARED;
+	found_range(f, kind, at, at + PAGE_SIZE);
 }
 
 static int by_entries(int fd, struct found *f, uint64_t end)
@@ -110,27 +143,39 @@ static int by_entries(int fd, struct found *f, uint64_t end)
 		if ((size_t)n < sizeof(entry[0]))
 			return -EIO;
 		for (size_t i = 0; i < (size_t)n / sizeof(entry[0]); i++) {
-			if ((entry[i] & (ENTRY_PRESENT | ENTRY_SWAPPED)) != 0 &&
-			    (entry[i] & ENTRY_FILE) == 0)
-				found_range(f, at, at + PAGE_SIZE);
+			found_entry(f, entry[i], at);
 			at += PAGE_SIZE;
 		}
 	}
 	return 0;
 }
 
+static int find(int fd, struct found *f, const void *hva, uint64_t npages)
+{
+	uint64_t end;
+	int r;
+
+	f->base = (uint64_t)(uintptr_t)hva;
+	end = f->base + npages * PAGE_SIZE;
+	r = by_scan(fd, f, end);
+	return r == -ENOTTY ? by_entries(fd, f, end) : r;
+}
+
 int pagemap_private(
     int fd, const void *hva, uint64_t npages, uint64_t *bits, uint64_t *count)
 {
-	struct found f = {.base = (uint64_t)(uintptr_t)hva};
-	uint64_t end = f.base + npages * PAGE_SIZE;
-	int r;
+	struct found f = {.bits = bits};
+	int r = find(fd, &f, hva, npages);
 
-	f.bits = bits;
-	r = by_scan(fd, &f, end);
-	if (r == -ENOTTY)
-		r = by_entries(fd, &f, end);
 	if (count != NULL)
 		*count = f.count;
 	return r;
+}
+
+int pagemap_sets(
+    int fd, const void *hva, uint64_t npages, uint64_t *reads, uint64_t *writes)
+{
+	struct found f = {.bits = writes, .shared = reads};
+
+	return find(fd, &f, hva, npages);
 }

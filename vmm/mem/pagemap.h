@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pagemap: which pages of a private mapping are the process's own.
+ * pagemap: which pages of a private mapping are the process's own, and which
+ * it has at all.
  *
  * A page is private when it is anonymous: the copy that a write made over a
  * file's page, or a written page of anonymous memory. Asks by PAGEMAP_SCAN
@@ -26,5 +27,14 @@
  */
 int pagemap_private(
     int fd, const void *hva, uint64_t npages, uint64_t *bits, uint64_t *count);
+
+/*
+ * The same, for both kinds of present pages: sets in (writes) the bits of
+ * private ones and in (reads) those of pages of files and of zero pages that
+ * anonymous memory shows where it was only read. Exact on every kernel, unless
+ * the process has forked. Errors as above.
+ */
+int pagemap_sets(int fd, const void *hva, uint64_t npages, uint64_t *reads,
+    uint64_t *writes);
 
 #endif /* VMM_MEM_PAGEMAP_H */

@@ -32,7 +32,7 @@ int backing_segment(uint64_t npages)
 	return take_fd(&fd);
 }
 
-unsigned char *backing_reserve(size_t len)
+unsigned char *backing_reserve(size_t len, size_t offset)
 {
 	size_t all = len + LEAF_SIZE;
 	unsigned char *raw = mmap(NULL, all, PROT_NONE,
@@ -41,7 +41,7 @@ unsigned char *backing_reserve(size_t len)
 
 	if (raw == MAP_FAILED)
 		return NULL;
-	head = -(uintptr_t)raw & (LEAF_SIZE - 1);
+	head = (offset - (uintptr_t)raw) & (LEAF_SIZE - 1);
 	if (head > 0)
 		(void)munmap(raw, head);
 	(void)munmap(raw + head + len, all - head - len);

@@ -51,6 +51,8 @@ struct lift {
 	uint64_t copied;
 	/* sever */
 	int fresh;
+	/* of a tracked view */
+	struct place_sets sets;
 };
 
 static uint64_t now_ns(void)
@@ -365,7 +367,7 @@ static int lift_later_prepare(struct place *p, struct lift *l, struct err *e)
 	if (l->fd < 0)
 		return l->fd;
 	/* As long as it could ever become; only (room) of it may be touched. */
-	l->dst = backing_reserve(place_len(p));
+	l->dst = backing_reserve(place_len(p), 0);
 	if (l->dst == NULL)
 		return -ENOMEM;
 	r = backing_map_shared(l->dst, place_len(p), l->fd);
@@ -505,6 +507,7 @@ static void lift_fini(struct place *p, struct lift *l)
 		(void)close(l->fd);
 	if (l->fresh >= 0)
 		(void)close(l->fresh);
+	place_sets_free(&l->sets);
 	free(l->data);
 	free(l->runs);
 }
@@ -596,6 +599,8 @@ static int act(struct place *p, struct lift *l, bool sever, struct err *e)
 {
 	int r = l->first ? lift_first(p, l, e) : lift_later(p, l, e);
 
+	if (r == 0 && p->watched)
+		r = track_sets(p, &l->sets);
 	if (r == 0)
 		r = lay(p, l, sever);
 	if (r < 0)
@@ -605,8 +610,13 @@ static int act(struct place *p, struct lift *l, bool sever, struct err *e)
 	return r;
 }
 
-static int check_freeze(const struct place *p, struct err *e)
+static int check_freeze(const struct place *p, bool sever, struct err *e)
 {
+	if (sever && p->watched)
+		return err_set(e, -EPERM,
+		    "%s is tracked, and what is severed has no reads and "
+		    "writes; freeze it",
+		    p->name);
 	if (p->kind == PLACE_VIEW_RO)
 		return err_set(e, -EPERM,
 		    "%s is a read-only view: it is frozen already", p->name);
@@ -640,7 +650,7 @@ static int freeze(
 	struct lift l = {.first = p->memfd >= 0, .fd = -1, .fresh = -1};
 	uint64_t start = now_ns();
 	struct err why = {0};
-	int r = check_freeze(p, e);
+	int r = check_freeze(p, sever, e);
 
 	if (r < 0)
 		return r;
@@ -661,6 +671,10 @@ static int freeze(
 	out->copied_pages = l.copied;
 	out->nsteps = p->nsteps;
 	memcpy(out->step, p->step, sizeof(out->step));
+	if (r == 0) {
+		out->sets = l.sets;
+		l.sets = (struct place_sets){0};
+	}
 	lift_fini(p, &l);
 	out->total_ns = now_ns() - start;
 	if (r < 0 && e != NULL)

@@ -30,13 +30,15 @@ struct place {
 	uint64_t gpa;
 	uint64_t npages;
 	uint64_t snapshot;
-	unsigned char *hva; /* aligned to LEAF_SIZE */
+	/* Aligned to LEAF_SIZE; a tracked view's never to its layers. */
+	unsigned char *hva;
 	/* The overlay, mapped shared, while never frozen; afterwards -1. */
 	int memfd;
 	bool logged; /* KVM's dirty log is on */
 	/* (pending) tells, with what a harvest adds, all pages written since
 	 * the last freeze. Otherwise only the private pages do. */
 	bool tracked;
+	bool watched;         /* a tracked view: see track.h */
 	uint64_t base_npages; /* with data, in the layers of the base */
 	uint32_t nvmas;
 	/* One bit a chunk of LEAF_SIZE: backing has been tried. Set by vCPU
@@ -60,6 +62,7 @@ struct places {
 	struct gmem *gmem;
 	struct gate *gate;
 	int pagemap_fd;
+	int uffd; /* -1: views cannot be tracked */
 	uint32_t next_id;
 	struct place place[PLACES_MAX];
 };
@@ -101,6 +104,7 @@ struct place_want {
 	uint64_t gpa; /* 0: chosen */
 	uint64_t npages;
 	bool writable;
+	uint32_t offset; /* pages that (hva) is off an alignment */
 };
 
 /*
@@ -121,8 +125,9 @@ void place_release(struct place *p);
 int backing_memfd(uint64_t npages);
 /* The same, its size sealed: the overlay of a segment. */
 int backing_segment(uint64_t npages);
-/* Reserve (len) bytes of addresses aligned to LEAF_SIZE, or NULL. */
-unsigned char *backing_reserve(size_t len);
+/* Reserve (len) bytes of addresses that begin (offset) bytes, less than
+ * LEAF_SIZE, after an alignment to it; or NULL. */
+unsigned char *backing_reserve(size_t len, size_t offset);
 /* Map (len) bytes of (fd) at (hva) shared. 0 or -errno. */
 int backing_map_shared(unsigned char *hva, size_t len, int fd);
 /*
@@ -132,6 +137,11 @@ int backing_map_shared(unsigned char *hva, size_t len, int fd);
  * from 0.05 to 5 ms: few calls of many leaves are better.
  */
 int backing_collapse(unsigned char *hva, uint64_t nleaves);
+
+/* --- track.c -------------------------------------------------------------- */
+
+/* What place_touched() tells, of a watched place; -errno, and nothing. */
+int track_sets(struct place *p, struct place_sets *out);
 
 /* --- dirty.c -------------------------------------------------------------- */
 

@@ -45,6 +45,8 @@ struct places; /* all of one VM */
 
 /* Allocates; NULL: no memory. pagemap_fd (/proc/self/pagemap) is borrowed. */
 struct places *places_new(struct gmem *g, struct gate *gate, int pagemap_fd);
+/* Views may be tracked from now on, with (uffd) of track_open(), borrowed. */
+void places_track(struct places *ps, int uffd);
 /* Unmaps and closes all. No vCPU may run any more. */
 void places_free(struct places *ps);
 
@@ -63,10 +65,13 @@ struct place_info {
 	unsigned char *hva;
 	uint64_t snapshot; /* a view's, else 0 */
 	bool frozen_once;
+	bool tracked;
 	char name[FIRN_NAME_MAX];
 };
 
 void place_info(const struct place *p, struct place_info *out);
+/* FIRN_SEG_* of it. */
+uint32_t place_flags(const struct place_info *i);
 /* Bytes of host memory behind it, and those that are its alone. */
 int place_usage(struct place *p, uint64_t *resident, uint64_t *private_bytes);
 
@@ -90,6 +95,7 @@ struct place_view {
 	const int *layer_fd; /* a run's layer is an index here, or RUN_ZERO */
 	uint32_t nlayers;
 	uint64_t snapshot; /* for reports */
+	bool track;        /* tell what is read and written */
 };
 
 /*
@@ -99,7 +105,8 @@ struct place_view {
  * place_make().
  *   -EINVAL, -ERANGE, -EPROTO (run_list_check(); the kind; a layer number),
  *   -EPERM (a layer is not sealed, or is writable), -E2BIG (runs), -ENOSPC (the
- *   VM's views have too many extents together), and place_make()'s.
+ *   VM's views have too many extents together), -ENOTSUP (to be tracked, and
+ *   this host cannot, or it is too scattered), and place_make()'s.
  */
 int place_open(struct places *ps, const struct place_view *v,
     struct place **out, struct err *e);
@@ -123,6 +130,14 @@ struct place_step {
 
 #define PLACE_STEPS_MAX 4
 
+/* Bitmaps of 64 pages a word, from the heap; NULL: not tracked. */
+struct place_sets {
+	uint64_t *reads;
+	uint64_t *writes;
+};
+
+void place_sets_free(struct place_sets *s);
+
 struct place_frozen {
 	uint64_t npages;
 	uint64_t dirty_pages;
@@ -131,6 +146,7 @@ struct place_frozen {
 	uint64_t total_ns;
 	uint32_t nsteps;
 	struct place_step step[PLACE_STEPS_MAX];
+	struct place_sets sets; /* the caller's to free */
 };
 
 /*
@@ -138,7 +154,8 @@ struct place_frozen {
  * and lay. On success *out tells what the broker must put over the map it has;
  * the steps stay owned by (p), are repeated by the next freeze until
  * place_frozen_done(), which says that the broker has them. The bits of dirty
- * pages are lost at no failure.
+ * pages are lost at no failure. Of a tracked view, *out has the sets too, as
+ * place_touched() tells them, at the instant of the freeze.
  *   -EBUSY    sealing failed: the segment goes on over its unpublished base,
  *             and the next freeze retries
  *   -EPERM    a read-only view
@@ -148,12 +165,20 @@ struct place_frozen {
 int place_freeze(struct places *ps, struct place *p, struct place_frozen *out,
     struct err *e);
 
-/* The same without laying back: the place reads zero from then on. */
+/* The same without laying back: the place reads zero from then on. -EPERM: a
+ * tracked view, whose sets would be lost. */
 int place_sever(struct places *ps, struct place *p, struct place_frozen *out,
     struct err *e);
 
 /* The broker took the first (nsteps) steps. Closes and frees them. */
 void place_frozen_done(struct place *p, uint32_t nsteps);
+
+/*
+ * The pages of tracked view (p) that were read, and that were written, since it
+ * was laid: exactly, see track.h. Touches nothing. -EPERM (it is not tracked),
+ * -ENOMEM, errors of pagemap_sets(); then *out is empty.
+ */
+int place_touched(struct place *p, struct place_sets *out, struct err *e);
 
 /* --- dirty cursors -------------------------------------------------------- */
 

@@ -18,7 +18,13 @@ struct places *places_new(struct gmem *g, struct gate *gate, int pagemap_fd)
 	ps->gmem = g;
 	ps->gate = gate;
 	ps->pagemap_fd = pagemap_fd;
+	ps->uffd = -1;
 	return ps;
+}
+
+void places_track(struct places *ps, int uffd)
+{
+	ps->uffd = uffd;
 }
 
 void places_free(struct places *ps)
@@ -83,7 +89,19 @@ void place_info(const struct place *p, struct place_info *out)
 	out->hva = p->hva;
 	out->snapshot = p->snapshot;
 	out->frozen_once = p->memfd < 0;
+	out->tracked = p->watched;
 	memcpy(out->name, p->name, sizeof(out->name));
+}
+
+uint32_t place_flags(const struct place_info *i)
+{
+	uint32_t f = i->tracked ? FIRN_SEG_TRACKED : 0;
+
+	if (i->kind == PLACE_VIEW_RO)
+		f |= FIRN_SEG_VIEW_RO;
+	if (i->kind == PLACE_VIEW_COW)
+		f |= FIRN_SEG_VIEW_COW;
+	return f;
 }
 
 int place_usage(struct place *p, uint64_t *resident, uint64_t *private_bytes)
@@ -168,12 +186,12 @@ static struct place *unused(struct places *ps)
 	return NULL;
 }
 
-static int fill_place(struct place *p, bool writable)
+static int fill_place(struct place *p, const struct place_want *w)
 {
-	p->hva = backing_reserve(place_len(p));
+	p->hva = backing_reserve(place_len(p), w->offset * PAGE_SIZE);
 	if (p->hva == NULL)
 		return -ENOMEM;
-	return writable ? alloc_bitmaps(p) : 0;
+	return w->writable ? alloc_bitmaps(p) : 0;
 }
 
 int place_prepare(struct places *ps, const struct place_want *w,
@@ -199,7 +217,7 @@ int place_prepare(struct places *ps, const struct place_want *w,
 	*p = (struct place){
 	    .all = ps, .memfd = -1, .gpa = gpa, .npages = w->npages};
 	memcpy(p->name, w->name, strlen(w->name));
-	r = fill_place(p, w->writable);
+	r = fill_place(p, w);
 	if (r < 0) {
 		place_release(p);
 		return err_set(e, r,

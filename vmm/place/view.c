@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "vmm/place/internal.h"
+#include "vmm/place/track.h"
 
 #define IMMUTABLE (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
@@ -158,6 +159,27 @@ static int check_view(struct places *ps, const struct place_view *v,
 	*nvmas = count_vmas(v->runs, v->nruns, v->npages);
 	return check_vmas(ps, v->name, v->nruns, *nvmas, e);
 }
+
+/* Where a view that is tracked must lie. */
+static int check_track(const struct places *ps, const struct place_view *v,
+    uint32_t *offset, struct err *e)
+{
+	int r = 0;
+
+	if (!v->track)
+		return 0;
+	if (ps->uffd < 0)
+		return err_set(e, -ENOTSUP,
+		    "this host does not let firn track views: userfaultfd(2) "
+		    "was refused");
+	r = track_offset(v->runs, v->nruns);
+	if (r < 0)
+		return err_set(e, r,
+		    "%s: it is in too many places to be tracked", v->name);
+	*offset = (uint32_t)r;
+	return 0;
+}
+
 static int fill_view(struct place *p, const struct place_view *v, struct err *e)
 {
 	int r = map_runs(
@@ -166,6 +188,12 @@ static int fill_view(struct place *p, const struct place_view *v, struct err *e)
 	if (r < 0)
 		return err_set(e, r, "%s: cannot map its %zu runs: %s", p->name,
 		    v->nruns, strerror(-r));
+	if (v->track) {
+		r = track_range(p->all->uffd, p->hva, place_len(p), e);
+		if (r < 0)
+			return r;
+		p->watched = true;
+	}
 	return place_attach(p, v->kind, e);
 }
 
@@ -180,6 +208,8 @@ int place_open(struct places *ps, const struct place_view *v,
 	uint32_t nvmas = 0;
 	int r = check_view(ps, v, &nvmas, e);
 
+	if (r == 0)
+		r = check_track(ps, v, &want.offset, e);
 	if (r == 0)
 		r = place_prepare(ps, &want, &p, e);
 	if (r < 0)

@@ -49,6 +49,8 @@ static const int allowed[] = {
     SCMP_SYS(mremap),
     SCMP_SYS(madvise),
     SCMP_SYS(mincore),
+    SCMP_SYS(mlock2), /* as touched, of what is tracked on a host that swaps
+		       */
     SCMP_SYS(brk),
     /* threads */
     SCMP_SYS(futex),

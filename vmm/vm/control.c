@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -69,9 +70,9 @@ static int take_place(struct vm *vm, struct place **p, struct err *e)
 
 /* The descriptors of a wire_frozen; those of the runs are (own). */
 struct frozen_fds {
-	int fd[2 * WIRE_STEPS_MAX];
+	int fd[2 * WIRE_STEPS_MAX + 1];
 	uint32_t n;
-	int own[WIRE_STEPS_MAX];
+	int own[WIRE_STEPS_MAX + 1];
 	uint32_t nown;
 };
 
@@ -96,6 +97,30 @@ static int put_step(
 	return 0;
 }
 
+/* The two bitmaps, one after the other, as a memfd. */
+static int sets_blob(const struct place_sets *s, uint64_t npages)
+{
+	size_t len = (npages + 63) / 64 * sizeof(uint64_t);
+	AUTO_FREE unsigned char *both = malloc(2 * len);
+
+	if (both == NULL)
+		return -ENOMEM;
+	memcpy(both, s->reads, len);
+	memcpy(both + len, s->writes, len);
+	return wire_blob("firn-sets", both, 2 * len);
+}
+
+static int put_sets(const struct place_frozen *z, struct frozen_fds *f)
+{
+	int fd = sets_blob(&z->sets, z->npages);
+
+	if (fd < 0)
+		return fd;
+	f->own[f->nown++] = fd;
+	f->fd[f->n++] = fd;
+	return 0;
+}
+
 static int put_frozen(const struct place_frozen *z, struct wire_frozen *w,
     struct frozen_fds *f, struct err *e)
 {
@@ -108,9 +133,12 @@ static int put_frozen(const struct place_frozen *z, struct wire_frozen *w,
 	    .pause_ns = z->pause_ns,
 	    .total_ns = z->total_ns,
 	    .nsteps = z->nsteps,
+	    .tracked = z->sets.reads != NULL,
 	};
 	for (uint32_t i = 0; i < z->nsteps && r == 0; i++)
 		r = put_step(&z->step[i], &w->step[i], f);
+	if (r == 0 && w->tracked)
+		r = put_sets(z, f);
 	if (r < 0)
 		return err_set(e, r,
 		    "cannot tell the broker of a freeze (%s); the next one "
@@ -145,7 +173,9 @@ static int do_freeze(struct vm *vm, struct err *e)
 		r = place_freeze(vm->places, p, &z, e);
 	if (r < 0)
 		return r;
-	return answer_frozen(vm, p, &z, e);
+	r = answer_frozen(vm, p, &z, e);
+	place_sets_free(&z.sets);
+	return r;
 }
 
 static int do_sever(struct vm *vm, struct err *e)
@@ -214,7 +244,7 @@ static int check_map(struct vm *vm, const struct wire_map *q, struct err *e)
 {
 	if (vm->in.nfds == 0)
 		return err_set(e, -EPROTO, "a view without its runs");
-	if (q->mode != FIRN_MAP_RO && q->mode != FIRN_MAP_COW)
+	if ((q->mode & ~FIRN_MAP_TRACK) > FIRN_MAP_COW)
 		return err_set(e, -EINVAL, "no map mode %u", q->mode);
 	if (vm->layers_lost)
 		return err_set(
@@ -244,7 +274,8 @@ static int open_view(struct vm *vm, const struct wire_map *q,
 	struct place_view v = {
 	    .name = q->name,
 	    .gpa = q->gpa,
-	    .kind = q->mode == FIRN_MAP_RO ? PLACE_VIEW_RO : PLACE_VIEW_COW,
+	    .kind = (q->mode & FIRN_MAP_COW) ? PLACE_VIEW_COW : PLACE_VIEW_RO,
+	    .track = (q->mode & FIRN_MAP_TRACK) != 0,
 	    .npages = q->npages,
 	    .nruns = q->nruns,
 	    .layer_fd = vm->layer,
@@ -307,6 +338,28 @@ static int do_unmap(struct vm *vm, struct err *e)
 	return r;
 }
 
+static int do_touched(struct vm *vm, struct err *e)
+{
+	AUTO_CLOSE int fd = -1;
+	struct place_info info;
+	struct place_sets s;
+	struct place *p;
+	int r = take_place(vm, &p, e);
+
+	if (r == 0)
+		r = place_touched(p, &s, e);
+	if (r < 0)
+		return r;
+	place_info(p, &info);
+	fd = sets_blob(&s, info.npages);
+	place_sets_free(&s);
+	if (fd < 0)
+		return err_set(
+		    e, fd, "cannot hand out bitmaps: %s", strerror(-fd));
+	(void)reply(vm, 0, NULL, 0, &fd, 1);
+	return 0;
+}
+
 /* --- the rest ------------------------------------------------------------- */
 
 static int do_pause(struct vm *vm, struct err *e)
@@ -336,9 +389,7 @@ static void tell_place(struct place *p, struct wire_segment *w)
 	place_info(p, &info);
 	*w = (struct wire_segment){
 	    .id = info.id,
-	    .flags = info.kind == PLACE_VIEW_RO    ? FIRN_SEG_VIEW_RO
-		     : info.kind == PLACE_VIEW_COW ? FIRN_SEG_VIEW_COW
-						   : 0,
+	    .flags = place_flags(&info),
 	    .gpa = info.gpa,
 	    .size = info.npages * PAGE_SIZE,
 	    .snapshot = info.snapshot,
@@ -418,6 +469,7 @@ static int do_stats(struct vm *vm, struct err *e)
 static int (*const request[WIRE_TYPE_END])(struct vm *vm, struct err *e) = {
     [WIRE_FREEZE] = do_freeze,
     [WIRE_SEVER] = do_sever,
+    [WIRE_TOUCHED] = do_touched,
     [WIRE_MAP] = do_map,
     [WIRE_UNMAP] = do_unmap,
     [WIRE_PAUSE] = do_pause,

@@ -62,6 +62,7 @@ struct vm {
 	int sock; /* borrowed */
 	int vm_fd;
 	int pagemap_fd;
+	int uffd;    /* for tracked views; negative: there are none */
 	int wake_fd; /* readable: a post, or the program ended */
 	int kill_fd; /* readable: the VM is being stopped */
 	unsigned phys_bits;

@@ -12,10 +12,11 @@
 #include "vmm/core/cleanup.h"
 #include "vmm/kvm/kvm_sys.h"
 #include "vmm/mem/pagemap.h"
+#include "vmm/place/track.h"
 #include "vmm/sandbox/sandbox.h"
 #include "vmm/vm/internal.h"
 
-#define REQUESTS_MAX 16u
+#define REQUESTS_MAX 32u
 
 /* As a shell tells of a program that could not be run, or was killed. */
 #define STATUS_REFUSED 126
@@ -80,6 +81,7 @@ static int make_fds(struct vm *vm, struct err *e)
 		return err_set(e, -errno,
 		    "cannot open /proc/self/pagemap: %s; is /proc mounted?",
 		    strerror(errno));
+	vm->uffd = track_open(); /* a VM without does all but track */
 	vm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	vm->kill_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (vm->wake_fd < 0 || vm->kill_fd < 0)
@@ -94,6 +96,7 @@ static int make_rest(struct vm *vm, struct err *e)
 	vm->places = places_new(&vm->gmem, &vm->gate, vm->pagemap_fd);
 	if (vm->layer == NULL || vm->places == NULL)
 		return err_set(e, -ENOMEM, "no memory for a VM");
+	places_track(vm->places, vm->uffd);
 	return 0;
 }
 
@@ -115,10 +118,11 @@ static int confine(struct err *e)
 	size_t n;
 
 	kvm = kvm_sys_requests(&n);
-	if (n + 1 > REQUESTS_MAX)
+	if (n + 2 > REQUESTS_MAX)
 		return err_set(e, -E2BIG, "too many requests of ioctl(2)");
 	memcpy(all, kvm, n * sizeof(*kvm));
 	all[n++] = PAGEMAP_REQUEST;
+	all[n++] = TRACK_REQUEST;
 	return sandbox_confine(all, n, e);
 }
 
@@ -163,6 +167,7 @@ static struct vm *vm_new(int sock)
 	vm->sock = sock;
 	vm->vm_fd = -1;
 	vm->pagemap_fd = -1;
+	vm->uffd = -1;
 	vm->wake_fd = -1;
 	vm->kill_fd = -1;
 	for (uint32_t i = 0; i < 3; i++)
@@ -190,6 +195,7 @@ static void vm_free(struct vm *vm)
 	cleanup_close(&vm->kill_fd);
 	cleanup_close(&vm->wake_fd);
 	cleanup_close(&vm->pagemap_fd);
+	cleanup_close(&vm->uffd);
 	cleanup_close(&vm->vm_fd);
 	gate_fini(&vm->gate);
 	(void)pthread_cond_destroy(&vm->changed);

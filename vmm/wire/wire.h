@@ -46,6 +46,7 @@ enum wire_type {
 	WIRE_DIRTY,    /* wire_dirty -> wire_dirtied; fds: bitmap memfd */
 	WIRE_STATS,    /* -> wire_stats */
 	WIRE_SEVER,    /* wire_place -> wire_frozen; fds: as WIRE_FREEZE */
+	WIRE_TOUCHED,  /* wire_place -> ; fds: the two bitmaps */
 	/* monitor -> broker */
 	WIRE_READY, /* wire_ready: confined, waits for WIRE_LAUNCH; no reply */
 	WIRE_STARTED,    /* the program runs from now on; no reply */
@@ -113,6 +114,9 @@ struct wire_place {
  * the layer (sealed; absent where all runs are zero). In a run the layer is 0
  * for the step's layer, or RUN_ZERO. A step's layer is the segment's own memfd
  * when first is set: then the map before it was all zero.
+ *
+ * Of a tracked view a memfd of two bitmaps follows, of whole 64-bit words each:
+ * the pages read since it was laid, then those written.
  */
 #define WIRE_STEPS_MAX 4u
 
@@ -130,7 +134,7 @@ struct wire_frozen {
 	uint64_t pause_ns;
 	uint64_t total_ns;
 	uint32_t nsteps;
-	uint32_t pad;
+	uint32_t tracked; /* 1: two bitmaps are the last descriptor */
 	struct wire_step step[WIRE_STEPS_MAX];
 };
 
@@ -145,7 +149,7 @@ struct wire_map {
 	uint64_t nruns;
 	uint64_t snapshot; /* for reports */
 	uint32_t nlayers;
-	uint32_t mode; /* enum firn_map_mode */
+	uint32_t mode; /* enum firn_map_mode, | FIRN_MAP_TRACK */
 	char name[FIRN_NAME_MAX];
 };
 
