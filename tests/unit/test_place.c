@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* wrap: memfd_create mmap fcntl ftruncate fallocate calloc malloc */
+/* wrap: memfd_create mmap fcntl ftruncate fallocate pwritev calloc malloc */
 /* wrap: gmem_add gmem_log kvm_dirty_get pagemap_private */
 /* place: every refusal, and a failure at every step of every operation. */
 #include "tests/unit/unit.h"
@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #include "tests/unit/kvmguest.h"
 #include "vmm/kvm/kvm_dirty.h"
@@ -28,6 +29,7 @@ enum seam {
 	FCNTL,
 	TRUNCATE,
 	ALLOCATE,
+	PWRITEV,
 	CALLOC,
 	MALLOC,
 	ADD,
@@ -39,6 +41,7 @@ enum seam {
 
 static int fail_in[NSEAMS]; /* the nth call from now fails; 0: none */
 static int fail_errno = ENOMEM;
+static size_t write_most = SIZE_MAX; /* bytes that pwritev() writes at once */
 
 static bool failing(enum seam s)
 {
@@ -58,6 +61,8 @@ int __real_ftruncate(int fd, off_t n);
 int __wrap_ftruncate(int fd, off_t n);
 int __real_fallocate(int fd, int mode, off_t o, off_t n);
 int __wrap_fallocate(int fd, int mode, off_t o, off_t n);
+ssize_t __real_pwritev(int fd, const struct iovec *v, int n, off_t at);
+ssize_t __wrap_pwritev(int fd, const struct iovec *v, int n, off_t at);
 void *__real_calloc(size_t n, size_t size);
 void *__wrap_calloc(size_t n, size_t size);
 void *__real_malloc(size_t n);
@@ -103,6 +108,23 @@ int __wrap_ftruncate(int fd, off_t n)
 int __wrap_fallocate(int fd, int mode, off_t o, off_t n)
 {
 	return failing(ALLOCATE) ? -1 : __real_fallocate(fd, mode, o, n);
+}
+
+ssize_t __wrap_pwritev(int fd, const struct iovec *v, int n, off_t at)
+{
+	struct iovec some[64];
+	size_t left = write_most;
+	int k = 0;
+
+	if (failing(PWRITEV))
+		return -1;
+	assert_in_range(n, 1, 64);
+	for (; k < n && left > 0; left -= some[k++].iov_len) {
+		some[k] = v[k];
+		if (some[k].iov_len > left)
+			some[k].iov_len = left;
+	}
+	return __real_pwritev(fd, some, k, at);
 }
 
 void *__wrap_calloc(size_t n, size_t size)
@@ -461,6 +483,74 @@ static void test_later_is_dense(void **state)
 	assert_true(resident > own);
 }
 
+#define LARGE_NPAGES 6000u
+
+/* (n) pages from (first) on, every third of zeroes. */
+static void put_many(struct rig *g, uint32_t first, uint32_t n, uint32_t add)
+{
+	static struct kvmguest_write w[LARGE_NPAGES];
+
+	for (uint32_t i = 0; i < n; i++)
+		w[i] = (struct kvmguest_write){
+		    GPA + (first + i) * 4096, i % 3 == 0 ? 0 : first + i + add};
+	gate_enter(&g->gate);
+	assert_int_equal(kvmguest_do(&g->guest, w, n), 0);
+	gate_leave(&g->gate);
+}
+
+/* The layer of the only step has what put_many() wrote, densely. */
+static void check_many(
+    const struct place_frozen *f, uint32_t first, uint32_t n, uint32_t add)
+{
+	const struct place_step *s = &f->step[0];
+	uint64_t copied = 0;
+	struct stat st;
+
+	assert_int_equal(f->nsteps, 1);
+	assert_int_equal(f->dirty_pages, n);
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t got;
+
+		if (i % 3 == 0)
+			continue;
+		assert_int_equal(
+		    pread(s->layer_fd, &got, 4, (off_t)(copied++ * 4096)), 4);
+		assert_int_equal(got, first + i + add);
+	}
+	assert_int_equal(f->copied_pages, copied);
+	assert_int_equal(s->layer_npages, copied);
+	assert_int_equal(fstat(s->layer_fd, &st), 0);
+	assert_int_equal(st.st_size, copied * 4096);
+}
+
+/* Copies of some pages, and of so many that 2 MiB pages back a part of them;
+ * where the kernel writes less at once than it was asked to as well. */
+static void test_later_large(void **state)
+{
+	static const uint32_t n[] = {70, LARGE_NPAGES, 300};
+	static const size_t most[] = {SIZE_MAX, 5000, 100000};
+	struct rig *g = *state;
+	struct place_frozen f;
+	struct err e = {0};
+	struct place *p;
+
+	assert_int_equal(
+	    place_make(g->ps, "large", GPA, LARGE_NPAGES * 4096ULL, &p, &e), 0);
+	put_many(g, 0, LARGE_NPAGES, 7);
+	freeze(g, p, &f);
+	place_frozen_done(p, f.nsteps);
+	for (uint32_t i = 0; i < 3; i++) {
+		uint32_t first = LARGE_NPAGES - n[i];
+
+		put_many(g, first, n[i], 100 * i);
+		write_most = most[i];
+		freeze(g, p, &f);
+		write_most = SIZE_MAX;
+		check_many(&f, first, n[i], 100 * i);
+		place_frozen_done(p, f.nsteps);
+	}
+}
+
 static void test_seal_fails(void **state)
 {
 	struct rig *g = *state;
@@ -717,6 +807,7 @@ int main(void)
 	    TEST(test_dirty_refuses),
 	    TEST(test_layer_never_grows),
 	    TEST(test_later_is_dense),
+	    TEST(test_later_large),
 	    TEST(test_seal_fails),
 	    TEST(test_sparse),
 	    cmocka_unit_test(test_fail_make),

@@ -60,8 +60,8 @@ static void print_code(const struct capstone *c, csh cs, const uint8_t *code,
     size_t len, const json_t *report)
 {
 	cs_insn *insn;
-	size_t n = c->disasm(
-	    cs, code, len, json_u64(report, "rip"), INSNS_MAX, &insn);
+	size_t n =
+	    c->disasm(cs, code, len, json_u64(report, "rip"), INSNS_MAX, &insn);
 
 	if (!n)
 		(void)fprintf(stderr, "  code:     %s (not an instruction)\n",

@@ -19,19 +19,19 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "vmm/place/internal.h"
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
-
 #define IMMUTABLE (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 /* The guest goes on writing between the count and the pause: room for more. */
 #define ROOM_MORE(n) ((n) / 16 + 32)
+
+/* Copied with one call, while the search for zeroes has them in the cache. */
+#define BATCH_NPAGES 64
 
 #define UNMAP_CHUNKS 32 /* at a time: 64 MiB, some 50 us */
 
@@ -46,9 +46,15 @@ struct lift {
 	uint64_t ndata; /* pages of those chunks */
 	/* later */
 	int fd;             /* the copies; -1: none */
-	unsigned char *dst; /* its mapping, as long as the place */
+	unsigned char *dst; /* its first pages, mapped */
+	uint64_t mapped;    /* pages */
 	uint64_t room;      /* pages (fd) is long */
 	uint64_t copied;
+	/* The last of the copied pages, not yet written to (fd): (nbatch)
+	 * stretches of memory, (batched) pages. */
+	struct iovec batch[BATCH_NPAGES];
+	uint32_t nbatch;
+	uint32_t batched;
 	/* sever */
 	int fresh;
 	/* of a tracked view */
@@ -326,24 +332,41 @@ static int lay_undo(struct place *p, int why)
 /* Fewer leaves are sooner allocated as 4 KiB pages than collapsed. */
 #define COLLAPSE_LEAVES_MIN 8
 
-/* Memory for the copies, before the pause: 2 MiB pages where they pay. */
+/* Back the first (nleaves) of the copies by 2 MiB pages, and map them. */
+static void collapse_copies(struct lift *l, uint64_t nleaves)
+{
+	size_t len = nleaves * LEAF_SIZE;
+	unsigned char *m = backing_reserve(len, 0);
+
+	if (m == NULL)
+		return;
+	if (backing_map_shared(m, len, l->fd) == 0 &&
+	    backing_collapse(m, nleaves) == 0) {
+		l->dst = m;
+		l->mapped = nleaves * LEAF_NPAGES;
+	} else {
+		(void)munmap(m, len);
+	}
+}
+
+static void unmap_copies(struct lift *l)
+{
+	if (l->dst != NULL)
+		(void)munmap(l->dst, l->mapped * PAGE_SIZE);
+	l->dst = NULL;
+}
+
+/*
+ * Memory for the copies, before the pause: 2 MiB pages where they pay. Others
+ * are written through the descriptor, as to map a small page costs more than to
+ * copy it.
+ */
 static int populate(struct lift *l, uint64_t from, uint64_t npages)
 {
-	uint64_t end = from + npages;
-	uint64_t nleaves = npages / LEAF_NPAGES;
-
-	if (from % LEAF_NPAGES == 0 && nleaves >= COLLAPSE_LEAVES_MIN &&
-	    backing_collapse(l->dst + from * PAGE_SIZE, nleaves) == 0)
-		from += nleaves * LEAF_NPAGES;
-	if (from == end)
-		return 0;
-	if (fallocate(l->fd, 0, (off_t)(from * PAGE_SIZE),
-		(off_t)((end - from) * PAGE_SIZE)) < 0)
-		return -errno;
-	/* Only saves time under the pause. */
-	(void)madvise(l->dst + from * PAGE_SIZE, (end - from) * PAGE_SIZE,
-	    MADV_POPULATE_WRITE);
-	return 0;
+	return fallocate(l->fd, 0, (off_t)(from * PAGE_SIZE),
+		   (off_t)(npages * PAGE_SIZE)) < 0
+		   ? -errno
+		   : 0;
 }
 
 static int lift_later_prepare(struct place *p, struct lift *l, struct err *e)
@@ -366,13 +389,8 @@ static int lift_later_prepare(struct place *p, struct lift *l, struct err *e)
 	l->fd = backing_memfd(l->room);
 	if (l->fd < 0)
 		return l->fd;
-	/* As long as it could ever become; only (room) of it may be touched. */
-	l->dst = backing_reserve(place_len(p), 0);
-	if (l->dst == NULL)
-		return -ENOMEM;
-	r = backing_map_shared(l->dst, place_len(p), l->fd);
-	if (r < 0)
-		return r;
+	if (l->room / LEAF_NPAGES >= COLLAPSE_LEAVES_MIN)
+		collapse_copies(l, l->room / LEAF_NPAGES);
 	return populate(l, 0, l->room);
 }
 
@@ -429,9 +447,63 @@ static void add_run(struct lift *l, uint64_t page, bool zero)
 	};
 }
 
+/* Write what is batched, which is the last of (copied). */
+static int flush_batch(struct lift *l)
+{
+	struct iovec *v = l->batch;
+	uint64_t at = (l->copied - l->batched) * PAGE_SIZE;
+	uint64_t left = l->batched * PAGE_SIZE;
+
+	while (left > 0) {
+		ssize_t n = pwritev(l->fd, v, (int)l->nbatch, (off_t)at);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		at += (uint64_t)n;
+		left -= (uint64_t)n;
+		for (; l->nbatch > 0 && (size_t)n >= v->iov_len; l->nbatch--)
+			n -= (ssize_t)(v++)->iov_len;
+		if (n > 0) {
+			v->iov_base = (char *)v->iov_base + n;
+			v->iov_len -= (size_t)n;
+		}
+	}
+	l->nbatch = 0;
+	l->batched = 0;
+	return 0;
+}
+
+/* Does (src) go on where the last stretch of the batch ends? */
+static bool goes_on(const struct lift *l, const unsigned char *src)
+{
+	const struct iovec *last;
+
+	if (l->nbatch == 0)
+		return false;
+	last = &l->batch[l->nbatch - 1];
+	return (const unsigned char *)last->iov_base + last->iov_len == src;
+}
+
+static int copy_bytes(struct lift *l, unsigned char *src)
+{
+	if (l->copied < l->mapped) {
+		memcpy(l->dst + l->copied++ * PAGE_SIZE, src, PAGE_SIZE);
+		return 0;
+	}
+	if (goes_on(l, src))
+		l->batch[l->nbatch - 1].iov_len += PAGE_SIZE;
+	else
+		l->batch[l->nbatch++] = (struct iovec){src, PAGE_SIZE};
+	l->copied++;
+	l->batched++;
+	return l->batched == BATCH_NPAGES ? flush_batch(l) : 0;
+}
+
 static int copy_page(struct place *p, struct lift *l, uint64_t page)
 {
-	const unsigned char *src = p->hva + page * PAGE_SIZE;
+	unsigned char *src = p->hva + page * PAGE_SIZE;
 	bool zero = is_zero(src);
 
 	if (l->nruns == l->runs_max || l->copied == l->room) {
@@ -441,12 +513,8 @@ static int copy_page(struct place *p, struct lift *l, uint64_t page)
 			return r;
 	}
 	add_run(l, page, zero);
-	if (!zero) {
-		memcpy(l->dst + l->copied * PAGE_SIZE, src, PAGE_SIZE);
-		l->copied++;
-	}
 	l->dirty++;
-	return 0;
+	return zero ? 0 : copy_bytes(l, src);
 }
 
 static void swap_taken(struct place *p)
@@ -474,7 +542,7 @@ static int lift_later(struct place *p, struct lift *l, struct err *e)
 				return r;
 		}
 	}
-	return 0;
+	return flush_batch(l);
 }
 
 /* Lose no bit of a freeze that failed. */
@@ -499,10 +567,9 @@ static void bits_clear(uint64_t *bits, size_t nwords)
 
 /* --- the three together --------------------------------------------------- */
 
-static void lift_fini(struct place *p, struct lift *l)
+static void lift_fini(struct lift *l)
 {
-	if (l->dst != NULL)
-		(void)munmap(l->dst, place_len(p));
+	unmap_copies(l);
 	if (l->fd >= 0)
 		(void)close(l->fd);
 	if (l->fresh >= 0)
@@ -585,9 +652,7 @@ static void commit(struct place *p, struct lift *l, bool sever)
 static void trim(struct place *p, struct lift *l, struct place_step *s)
 {
 	bits_clear(p->taken, place_words(p));
-	if (l->dst != NULL)
-		(void)munmap(l->dst, place_len(p));
-	l->dst = NULL;
+	unmap_copies(l);
 	/* On failure the layer is what it says, longer than it need be. */
 	if (s != NULL && s->layer_fd >= 0 && !s->first &&
 	    ftruncate(s->layer_fd, (off_t)(l->copied * PAGE_SIZE)) == 0)
@@ -675,7 +740,7 @@ static int freeze(
 		out->sets = l.sets;
 		l.sets = (struct place_sets){0};
 	}
-	lift_fini(p, &l);
+	lift_fini(&l);
 	out->total_ns = now_ns() - start;
 	if (r < 0 && e != NULL)
 		*e = why;
