@@ -45,6 +45,8 @@ struct options {
 
 static bool parse_size(const char *s, uint64_t *out)
 {
+	static const char units[] = "KMGT";
+	const char *unit;
 	char *end;
 	unsigned shift = 0;
 	unsigned long long v;
@@ -53,22 +55,10 @@ static bool parse_size(const char *s, uint64_t *out)
 	v = strtoull(s, &end, 10);
 	if (end == s || errno != 0 || *s == '-')
 		return false;
-	switch (*end) {
-	case 'T':
-		shift += 10;
-		/* fall through */
-	case 'G':
-		shift += 10;
-		/* fall through */
-	case 'M':
-		shift += 10;
-		/* fall through */
-	case 'K':
-		shift += 10;
+	unit = strchr(units, *end);
+	if (*end != '\0' && unit != NULL) {
+		shift = 10 * (unsigned)(unit - units + 1);
 		end++;
-		break;
-	default:
-		break;
 	}
 	if (*end != '\0' || v == 0 || v > UINT64_MAX >> 1 >> shift)
 		return false;
