@@ -3,7 +3,8 @@
  * The first freeze of a populated segment under a guest that goes on writing
  * at random, as the monitor times it and as the guest sees it by its time stamp
  * counter; beside fork(2) of a process with the same memory, and a copy of it
- * into a fresh memfd. Usage: bench_guest_freeze [GIB...], 1 and 4 if none.
+ * into a fresh memfd. Then what it costs that guest that its writes are
+ * tracked. Usage: bench_guest_freeze [GIB...], 1 and 4 if none.
  */
 #include <sys/mman.h>
 
@@ -50,7 +51,29 @@ static void freeze_once(struct rig *g, uint64_t size, struct seen *s)
 	json_decref(r);
 }
 
-static double fork_us(uint64_t size, int advice)
+/* A second of what the guest does; millions of writes. */
+static double random_writes(unsigned char *m, uint64_t size)
+{
+	uint64_t rnd = 0x9e3779b97f4a7c15;
+	uint64_t end = bench_now_ns() + 1000000000;
+	uint64_t writes = 0;
+
+	do {
+		for (unsigned i = 0; i < 4096; i++) {
+			rnd ^= rnd << 13;
+			rnd ^= rnd >> 7;
+			rnd ^= rnd << 17;
+			*(volatile uint64_t *)(void *)(m + rnd % (size / 4096) *
+							       4096) = rnd;
+		}
+		writes += 4096;
+	} while (bench_now_ns() < end);
+	return (double)writes / 1e6;
+}
+
+/* fork(2), and in (*after) the parent's writes in the second after it, while
+ * the child keeps what it was given. */
+static double fork_us(uint64_t size, int advice, double *after)
 {
 	unsigned char *m = mmap(NULL, size, PROT_READ | PROT_WRITE,
 	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -65,8 +88,13 @@ static double fork_us(uint64_t size, int advice)
 	t = bench_now_ns();
 	pid = fork();
 	if (pid == 0)
-		_exit(0);
+		for (;;)
+			(void)pause();
 	t = bench_now_ns() - t;
+	if (pid < 0)
+		rig_fail("no fork: %s", strerror(errno));
+	*after = random_writes(m, size);
+	(void)kill(pid, SIGKILL);
 	(void)waitpid(pid, NULL, 0);
 	(void)munmap(m, size);
 	return (double)t / 1000;
@@ -100,57 +128,145 @@ static double column(const struct seen *s, size_t at)
 	return bench_median(v, RUNS);
 }
 
-static void one_size(struct rig *g, uint64_t gib)
+/* Prints a line: (unit) of (figure) of a segment of (gib). */
+static void line(uint64_t gib, const char *figure, const char *unit,
+    double firn, double baseline)
+{
+	char name[80];
+
+	(void)snprintf(name, sizeof(name), "%llu GiB: %s",
+	    (unsigned long long)gib, figure);
+	if (baseline > 0)
+		bench_line(name, unit, firn, baseline);
+	else
+		bench_value(name, unit, firn);
+}
+
+/* The median pause. */
+static double one_size(struct rig *g, uint64_t gib)
 {
 	struct seen s[RUNS];
 	double fork4[RUNS];
 	double forkt[RUNS];
 	double copy[RUNS];
-	char name[60];
+	double w4[RUNS];
+	double wt[RUNS];
 	double pause;
+	double after;
 
 	for (int i = 0; i < RUNS; i++) {
 		freeze_once(g, gib * GIB, &s[i]);
-		fork4[i] = fork_us(gib * GIB, MADV_NOHUGEPAGE);
-		forkt[i] = fork_us(gib * GIB, MADV_HUGEPAGE);
+		fork4[i] = fork_us(gib * GIB, MADV_NOHUGEPAGE, &w4[i]);
+		forkt[i] = fork_us(gib * GIB, MADV_HUGEPAGE, &wt[i]);
 		copy[i] = copy_us(gib * GIB);
 	}
 	pause = column(s, offsetof(struct seen, pause_us));
-	(void)snprintf(name, sizeof(name),
-	    "%llu GiB: pause / fork, 4 KiB pages", (unsigned long long)gib);
-	bench_line(name, "us", pause, bench_median(fork4, RUNS));
-	(void)snprintf(name, sizeof(name), "%llu GiB: pause / fork, THP",
-	    (unsigned long long)gib);
-	bench_line(name, "us", pause, bench_median(forkt, RUNS));
-	(void)snprintf(name, sizeof(name), "%llu GiB: pause / copy to a memfd",
-	    (unsigned long long)gib);
-	bench_line(name, "us", pause, bench_median(copy, RUNS));
-	(void)snprintf(name, sizeof(name),
-	    "%llu GiB: worst gap seen by the guest / without freeze",
-	    (unsigned long long)gib);
-	bench_line(name, "us", column(s, offsetof(struct seen, gap_us)),
+	after = column(s, offsetof(struct seen, after)) / 1e6;
+	line(gib, "pause / fork, 4 KiB pages", "us", pause,
+	    bench_median(fork4, RUNS));
+	line(gib, "pause / fork, THP", "us", pause, bench_median(forkt, RUNS));
+	line(gib, "pause / copy to a memfd", "us", pause,
+	    bench_median(copy, RUNS));
+	line(gib, "worst gap seen by the guest / before", "us",
+	    column(s, offsetof(struct seen, gap_us)),
 	    column(s, offsetof(struct seen, idle_gap_us)));
-	(void)snprintf(name, sizeof(name),
-	    "%llu GiB: freeze in all, seal counted", (unsigned long long)gib);
-	bench_value(name, "us", column(s, offsetof(struct seen, total_us)));
-	(void)snprintf(name, sizeof(name),
-	    "%llu GiB: writes in the second of the freeze / before",
-	    (unsigned long long)gib);
-	bench_line(name, "M/s", column(s, offsetof(struct seen, after)) / 1e6,
+	line(gib, "freeze in all, seal counted", "us",
+	    column(s, offsetof(struct seen, total_us)), 0);
+	line(gib, "writes in the second of it / before", "M/s", after,
 	    column(s, offsetof(struct seen, before)) / 1e6);
+	line(gib, "the same / after fork, 4 KiB pages", "M/s", after,
+	    bench_median(w4, RUNS));
+	line(gib, "the same / after fork, THP", "M/s", after,
+	    bench_median(wt, RUNS));
+	return pause;
+}
+
+/* How long a query takes that is answered with a bitmap. */
+static double ask_us(struct rig *g, struct rig_vm *vm)
+{
+	uint64_t t = bench_now_ns();
+	struct firn_error e;
+	size_t nfds = 1;
+	int fd = -1;
+	json_t *r = NULL;
+
+	if (firn_call_json(g->conn, "dirty.query",
+		json_pack("{s:s,s:s,s:s,s:b}", "vm", vm->ref, "segment", "data",
+		    "cursor", "c", "bitmap", 1),
+		NULL, 0, &r, &fd, &nfds, &e) != 0)
+		rig_fail("dirty.query: %s", e.msg);
+	json_decref(r);
+	if (nfds > 0)
+		(void)close(fd);
+	return (double)(bench_now_ns() - t) / 1000;
+}
+
+struct asked {
+	double before, first, later; /* writes in a second */
+	double first_us, later_us;
+};
+
+/* A second before anybody asks, the second of the first question, and one in
+ * which the log had been on. */
+static void track_once(struct rig *g, struct asked *a)
+{
+	const char *argv[] = {"sink", "data", NULL};
+	struct rig_vm vm;
+	double gap;
+
+	rig_launch(g, &vm, argv, 64ULL << 20,
+	    json_pack("{s:[{s:s,s:I}]}", "segments", "name", "data", "size",
+		(json_int_t)GIB));
+	for (int i = 0; i < 3; i++)
+		read_second(&vm, &a->before, &gap);
+	a->first_us = ask_us(g, &vm);
+	read_second(&vm, &a->first, &gap);
+	a->later_us = ask_us(g, &vm);
+	read_second(&vm, &a->later, &gap);
+	rig_end(g, &vm);
+}
+
+static double asked_column(const struct asked *a, size_t at)
+{
+	double v[RUNS];
+
+	for (int i = 0; i < RUNS; i++)
+		v[i] =
+		    *(const double *)(const void *)((const char *)&a[i] + at);
+	return bench_median(v, RUNS);
+}
+
+static void tracking(struct rig *g)
+{
+	struct asked a[RUNS];
+	double before;
+
+	for (int i = 0; i < RUNS; i++)
+		track_once(g, &a[i]);
+	before = asked_column(a, offsetof(struct asked, before)) / 1e6;
+	line(1, "the first dirty query", "us",
+	    asked_column(a, offsetof(struct asked, first_us)), 0);
+	line(1, "  writes in the second of it / before", "M/s",
+	    asked_column(a, offsetof(struct asked, first)) / 1e6, before);
+	line(1, "a later one", "us",
+	    asked_column(a, offsetof(struct asked, later_us)), 0);
+	line(1, "  writes in the second of it / before", "M/s",
+	    asked_column(a, offsetof(struct asked, later)) / 1e6, before);
 }
 
 int main(int argc, char **argv)
 {
 	struct rig g;
+	double one;
 
 	rig_start(&g);
 	bench_head("first freeze of a segment that a guest writes at random");
 	for (int i = 1; i < argc; i++)
-		one_size(&g, strtoull(argv[i], NULL, 10));
+		(void)one_size(&g, strtoull(argv[i], NULL, 10));
 	if (argc == 1) {
-		one_size(&g, 1);
-		one_size(&g, 4);
+		one = one_size(&g, 1);
+		bench_line("pause: 4 GiB / 1 GiB", "us", one_size(&g, 4), one);
+		tracking(&g);
 	}
 	rig_stop(&g);
 	return 0;

@@ -36,6 +36,25 @@ static double smaps_kib(const pid_t *pid, int n, const char *field)
 	return sum;
 }
 
+/* What the kernel uses for itself, in MiB. */
+static double kernel_mib(void)
+{
+	static const char *const field[] = {"Slab:", "KernelStack:",
+	    "PageTables:", "SecPageTables:", "VmallocUsed:", "Percpu:"};
+	double kib = 0;
+	char line[160];
+	FILE *f = fopen("/proc/meminfo", "re");
+
+	if (f == NULL)
+		rig_fail("/proc/meminfo: %s", strerror(errno));
+	while (fgets(line, sizeof(line), f) != NULL)
+		for (size_t i = 0; i < sizeof(field) / sizeof(field[0]); i++)
+			if (strncmp(line, field[i], strlen(field[i])) == 0)
+				kib += strtod(line + strlen(field[i]), NULL);
+	(void)fclose(f);
+	return kib / 1024;
+}
+
 static uint64_t count_vmas(pid_t pid)
 {
 	char path[64];
@@ -141,6 +160,7 @@ static void together(struct rig *g, struct rig_vm *prod)
 	double map;
 	double first;
 	double again;
+	double kernel = kernel_mib();
 
 	for (int i = 0; i < READERS; i++) {
 		reader(g, &vm[i], "v0", &map, &first, &again);
@@ -149,6 +169,8 @@ static void together(struct rig *g, struct rig_vm *prod)
 	(void)prod;
 	bench_line("8 readers: PSS together / 1 GiB", "MiB",
 	    smaps_kib(pid, READERS, "Pss:") / 1024, 1024);
+	bench_value("8 readers: kernel memory together, shadow pages too",
+	    "MiB", kernel_mib() - kernel);
 	bench_value("8 readers: private memory of one", "MiB",
 	    (smaps_kib(pid, 1, "Private_Clean:") +
 		smaps_kib(pid, 1, "Private_Dirty:")) /
