@@ -10,6 +10,7 @@
 #define TOOLS_CLI_CLI_H
 
 #include <jansson.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -35,8 +36,8 @@ struct str_list {
 struct args {
 	bool json, help, version;
 	const char *socket;
-	const char *name, *cursor, *bitmap, *format, *over;
-	uint64_t mem, gpa, bank; /* 0: not given */
+	const char *name, *cursor, *bitmap, *format, *over, *svg, *dot, *by;
+	uint64_t mem, gpa, bank, width; /* 0: not given */
 	bool gpa_set, detach, cow, track, exact, peek, allow_backing;
 	struct str_list segments, give, env;
 	size_t nwords;
@@ -176,7 +177,8 @@ const char *json_str(const json_t *obj, const char *key); /* "" if absent */
 #define PROC_ARGS_MAX 24u         /* more are left out */
 
 struct proc {
-	const char *const *argv; /* of qemu-img, NULL at the end */
+	const char *const *argv; /* the program first, NULL at the end */
+	const char *package;     /* Debian's that it is in */
 	int keep_fd;             /* stays open in it under its number; or -1 */
 	int grow_fd;             /* it may fill this file ... */
 	uint64_t grow_max;       /* ... up to so many allocated bytes */
@@ -184,12 +186,33 @@ struct proc {
 };
 
 /*
- * Run qemu-img with a clean environment and resource limits and wait for it.
+ * Run a program with a clean environment and resource limits and wait for it.
  * *out (may be NULL) is its stdout, NUL-terminated, to be freed. 0, or -1: it
  * could not run, failed (its first line on stderr is in the message), went over
  * a limit, or a signal to us came (c->got_sig; the program has been killed).
  */
 int proc_run(struct cli *c, const struct proc *p, const char *what, char **out);
+
+/* --- part.c: files that appear whole or not at all -------------------------
+ */
+/* What is written has a temporary name beside the file's until it is whole. */
+struct part {
+	char name[PATH_MAX]; /* "": none */
+	int fd;              /* -1: none */
+};
+#define PART_NONE                                                              \
+	{                                                                      \
+		.fd = -1                                                       \
+	}
+
+/* An empty file, to become (file). 0 or -1. */
+int part_make(struct cli *c, struct part *p, const char *file);
+/* It is complete: give it its name. 0 or -1. */
+int part_finish(struct cli *c, struct part *p, const char *file);
+/* Take away what did not get its name. */
+void part_end(struct part *p);
+/* All of that, for a text. */
+int write_file(struct cli *c, const char *file, const char *text, size_t len);
 
 /* --- report.c --------------------------------------------------------------
  */
@@ -231,6 +254,9 @@ int verb_import(struct cli *c, const struct args *a);
 int check_export(struct cli *c, const struct args *a);
 int verb_export(struct cli *c, const struct args *a);
 int check_demo(struct cli *c, const struct args *a);
+int verb_graph(struct cli *c, const struct args *a);
+int check_heatmap(struct cli *c, const struct args *a);
+int verb_heatmap(struct cli *c, const struct args *a);
 int verb_demo(struct cli *c, const struct args *a);
 int verb_doctor(struct cli *c, const struct args *a);
 int verb_daemon(struct cli *c, const struct args *a);

@@ -294,7 +294,10 @@ static int check_image(struct cli *c, const char *path, const char *raw)
 	const char *check[] = {"qemu-img", "check", "-q", path, NULL};
 	const char *same[] = {"qemu-img", "compare", "-q", "-f", "qcow2", "-F",
 	    "raw", path, raw, NULL};
-	struct proc p = {.argv = check, .keep_fd = -1, .grow_fd = -1};
+	struct proc p = {.argv = check,
+	    .package = "qemu-utils",
+	    .keep_fd = -1,
+	    .grow_fd = -1};
 
 	if (proc_run(c, &p, "the image", NULL) != 0)
 		return -1;

@@ -22,10 +22,9 @@
 #define CHUNK_NPAGES 16u
 
 struct job {
-	char part[PATH_MAX];     /* the temporary name */
+	struct part part;
 	char parent[PATH_MAX];   /* of --over, absolute; "" if none */
 	const char *parent_name; /* as the overlay will name it */
-	int part_fd;             /* the file made under (part) */
 	int raw_fd;              /* the content; qcow2 only */
 };
 
@@ -99,7 +98,10 @@ int image_write_raw(struct cli *c, const struct firn_snapshot *s, int fd)
 
 static int qemu_img(struct cli *c, const struct job *j, const char *const *argv)
 {
-	struct proc p = {.argv = argv, .keep_fd = j->raw_fd, .grow_fd = -1};
+	struct proc p = {.argv = argv,
+	    .package = "qemu-utils",
+	    .keep_fd = j->raw_fd,
+	    .grow_fd = -1};
 
 	return proc_run(c, &p, "qemu-img", NULL);
 }
@@ -108,7 +110,7 @@ static int write_qcow2(struct cli *c, const struct job *j)
 {
 	char raw[64];
 	const char *const argv[] = {"qemu-img", "convert", "-f", "raw", "-O",
-	    "qcow2", "--", raw, j->part, NULL};
+	    "qcow2", "--", raw, j->part.name, NULL};
 
 	(void)snprintf(raw, sizeof(raw), "/proc/self/fd/%d", j->raw_fd);
 	return qemu_img(c, j, argv);
@@ -118,12 +120,13 @@ static int write_overlay(struct cli *c, const struct job *j)
 {
 	char raw[64];
 	const char *const create[] = {"qemu-img", "create", "-q", "-f", "qcow2",
-	    "-o", "cluster_size=4096", "-b", raw, "-F", "raw", "--", j->part,
-	    NULL};
+	    "-o", "cluster_size=4096", "-b", raw, "-F", "raw", "--",
+	    j->part.name, NULL};
 	const char *const rebase[] = {"qemu-img", "rebase", "-f", "qcow2", "-b",
-	    j->parent, "-F", "qcow2", "--", j->part, NULL};
+	    j->parent, "-F", "qcow2", "--", j->part.name, NULL};
 	const char *const rename_parent[] = {"qemu-img", "rebase", "-u", "-f",
-	    "qcow2", "-b", j->parent_name, "-F", "qcow2", "--", j->part, NULL};
+	    "qcow2", "-b", j->parent_name, "-F", "qcow2", "--", j->part.name,
+	    NULL};
 
 	(void)snprintf(raw, sizeof(raw), "/proc/self/fd/%d", j->raw_fd);
 	if (qemu_img(c, j, create) || qemu_img(c, j, rebase))
@@ -163,45 +166,12 @@ static int find_parent(
 	return 0;
 }
 
-static int make_part(struct cli *c, struct job *j, const char *file)
-{
-	struct stat st;
-	mode_t mask;
-	char *real;
-
-	if (!stat(file, &st) && !S_ISREG(st.st_mode)) {
-		cli_fail(c, "%s: exists and is not a regular file", file);
-		return -1;
-	}
-	/* An absolute name has no protocol and starts with no dash. */
-	real = *file == '/' ? strdup("") : realpath(".", NULL);
-	if (!real ||
-	    (size_t)snprintf(j->part, sizeof(j->part), "%s%s%s.part.XXXXXX",
-		real, *real ? "/" : "", file) >= sizeof(j->part)) {
-		free(real);
-		j->part[0] = '\0';
-		cli_fail(c, "%s: %s", file, strerror(ENAMETOOLONG));
-		return -1;
-	}
-	free(real);
-	j->part_fd = mkostemp(j->part, O_CLOEXEC);
-	if (j->part_fd < 0) {
-		j->part[0] = '\0';
-		cli_fail(c, "%s: %s", file, strerror(errno));
-		return -1;
-	}
-	mask = umask(0);
-	umask(mask);
-	(void)fchmod(j->part_fd, 0666 & ~mask);
-	return 0;
-}
-
 /* An unnamed file beside FILE for the raw content. */
 static int make_raw(struct cli *c, struct job *j)
 {
 	char name[PATH_MAX + 8];
 
-	(void)snprintf(name, sizeof(name), "%s.XXXXXX", j->part);
+	(void)snprintf(name, sizeof(name), "%s.XXXXXX", j->part.name);
 	j->raw_fd = mkostemp(name, O_CLOEXEC);
 	if (j->raw_fd < 0) {
 		cli_fail(c, "%s: %s", name, strerror(errno));
@@ -215,20 +185,10 @@ static int write_image(
     struct cli *c, struct job *j, const struct firn_snapshot *s, bool qcow2)
 {
 	if (!qcow2)
-		return image_write_raw(c, s, j->part_fd);
+		return image_write_raw(c, s, j->part.fd);
 	if (make_raw(c, j) || image_write_raw(c, s, j->raw_fd))
 		return -1;
 	return *j->parent ? write_overlay(c, j) : write_qcow2(c, j);
-}
-
-static int finish(struct cli *c, struct job *j, const char *file)
-{
-	if (fsync(j->part_fd) || rename(j->part, file)) {
-		cli_fail(c, "%s: %s", file, strerror(errno));
-		return -1;
-	}
-	j->part[0] = '\0';
-	return 0;
 }
 
 static int export(struct cli *c, struct job *j, const struct args *a,
@@ -239,11 +199,9 @@ static int export(struct cli *c, struct job *j, const struct args *a,
 	int ret = -1;
 
 	if ((!a->over || !find_parent(c, j, a->over, file)) &&
-	    !make_part(c, j, file) && !write_image(c, j, s, qcow2))
-		ret = finish(c, j, file);
-	if (j->part[0])
-		(void)unlink(j->part);
-	cleanup_close(&j->part_fd);
+	    !part_make(c, &j->part, file) && !write_image(c, j, s, qcow2))
+		ret = part_finish(c, &j->part, file);
+	part_end(&j->part);
 	cleanup_close(&j->raw_fd);
 	return ret;
 }
@@ -286,7 +244,7 @@ int check_export(struct cli *c, const struct args *a)
 
 int verb_export(struct cli *c, const struct args *a)
 {
-	struct job j = {.part_fd = -1, .raw_fd = -1};
+	struct job j = {.part = PART_NONE, .raw_fd = -1};
 	struct firn_snapshot *s;
 	struct firn_error e;
 	uint64_t npages;

@@ -49,7 +49,10 @@ static json_t *image_info(struct cli *c, const char *path, const char *shown)
 {
 	const char *const argv[] = {
 	    "qemu-img", "info", "-U", "--output=json", "--", path, NULL};
-	struct proc p = {.argv = argv, .keep_fd = -1, .grow_fd = -1};
+	struct proc p = {.argv = argv,
+	    .package = "qemu-utils",
+	    .keep_fd = -1,
+	    .grow_fd = -1};
 	AUTO_FREE char *out = NULL;
 	json_t *info;
 
@@ -109,6 +112,7 @@ static int check_damage(
 	    "qemu-img", "check", "-U", "-f", format, "--", path, NULL};
 	struct proc p = {
 	    .argv = argv,
+	    .package = "qemu-utils",
 	    .keep_fd = -1,
 	    .grow_fd = -1,
 	    .also_ok = also_ok,
@@ -140,6 +144,7 @@ static int convert(struct cli *c, const char *shown, const char *path,
 	    "--target-is-zero", "-f", format, "-O", "raw", "--", path, to,
 	    NULL};
 	struct proc p = {.argv = argv,
+	    .package = "qemu-utils",
 	    .keep_fd = fd,
 	    .grow_fd = fd,
 	    .grow_max = memory_free() / 4 * 3};

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* qemu-img on files that are not trusted: bounded in every resource. */
+/* Programs on files that are not trusted: bounded in every resource. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -58,9 +58,9 @@ static void __attribute__((noreturn)) exec_child(
 		memcpy(&argv[i], &p->argv[i], sizeof(argv[i]));
 	/* Last: from here on we may not allocate ourselves. */
 	limit(RLIMIT_AS, PROC_AS_MAX);
-	(void)execvp("qemu-img", argv);
-	(void)dprintf(
-	    2, "qemu-img: %s (is qemu-utils installed?)\n", strerror(errno));
+	(void)execvp(argv[0], argv);
+	(void)dprintf(2, "%s: %s (is %s installed?)\n", argv[0],
+	    strerror(errno), p->package);
 	_exit(127);
 }
 
@@ -109,22 +109,24 @@ static char *slurp(int fd, size_t max)
 	return buf;
 }
 
-static int failed(struct cli *c, const char *what, int status, int err)
+static int failed(
+    struct cli *c, const struct proc *p, const char *what, int status, int err)
 {
-	static const char prefix[] = "qemu-img: ";
+	size_t n = strlen(p->argv[0]);
 	AUTO_FREE char *msg = slurp(err, 512);
 	const char *s = msg ? msg : "";
 
 	/* "qemu-img: Could not open ..." */
-	if (!strncmp(s, prefix, sizeof(prefix) - 1))
-		s += sizeof(prefix) - 1;
+	if (!strncmp(s, p->argv[0], n) && s[n] == ':' && s[n + 1] == ' ')
+		s += n + 2;
 	if (msg)
 		msg[strcspn(msg, "\n")] = '\0';
 	if (WIFSIGNALED(status))
-		cli_fail(c, "%s: qemu-img was killed by signal %d%s%s", what,
-		    WTERMSIG(status), *s ? ": " : "", s);
+		cli_fail(c, "%s: %s was killed by signal %d%s%s", what,
+		    p->argv[0], WTERMSIG(status), *s ? ": " : "", s);
 	else
-		cli_fail(c, "%s: %s", what, *s ? s : "qemu-img failed");
+		cli_fail(c, "%s: %s%s", what, *s ? s : p->argv[0],
+		    *s ? "" : " failed");
 	return -1;
 }
 
@@ -160,7 +162,7 @@ int proc_run(struct cli *c, const struct proc *p, const char *what, char **out)
 
 	pid = out_fd < 0 || err_fd < 0 ? -1 : fork();
 	if (pid < 0) {
-		cli_fail(c, "qemu-img: %s", strerror(errno));
+		cli_fail(c, "%s: %s", p->argv[0], strerror(errno));
 		return -1;
 	}
 	if (pid == 0)
@@ -176,7 +178,7 @@ int proc_run(struct cli *c, const struct proc *p, const char *what, char **out)
 		return -1;
 	}
 	if (!succeeded(p, status))
-		return failed(c, what, status, err_fd);
+		return failed(c, p, what, status, err_fd);
 	if (out && !(*out = slurp(out_fd, PROC_OUT_MAX))) {
 		cli_fail(c, "out of memory");
 		return -1;

@@ -61,6 +61,19 @@ static const struct opt export_opts[] = {
 	OPT_STRING, AT(over)},
     {0},
 };
+static const struct opt graph_opts[] = {
+    {"--svg", "FILE", "draw it, with Graphviz", OPT_STRING, AT(svg)},
+    {"--dot", "FILE", "write it to FILE, not to stdout", OPT_STRING, AT(dot)},
+    {0},
+};
+static const struct opt heatmap_opts[] = {
+    {"--by", "WHAT", "age of the last change, or layer (age)", OPT_STRING,
+	AT(by)},
+    {"--svg", "FILE", "draw it into FILE", OPT_STRING, AT(svg)},
+    {"--width", "N", "columns of text, or cells in a row of the drawing",
+	OPT_SIZE, AT(width)},
+    {0},
+};
 static const struct opt daemon_opts[] = {
     {"--bank", "SIZE", "memory that all guests together may use", OPT_SIZE,
 	AT(bank)},
@@ -230,6 +243,28 @@ const struct verb cli_verbs[] = {
 	.takes_signals = true,
 	.check = check_export,
 	.run = verb_export},
+    {.name = "graph",
+	.words = "[SNAP...]",
+	.summary = "the family of snapshots, in Graphviz's language",
+	.notes = "All of yours, or the relatives of those that are named. "
+		 "Each has its name, its\nsize and how many pages differ from "
+		 "its parent. --svg needs Graphviz's dot.",
+	.opts = graph_opts,
+	.max = SIZE_MAX,
+	.link = LINK_DAEMON,
+	.takes_signals = true,
+	.run = verb_graph},
+    {.name = "heatmap",
+	.words = "VM:SEGMENT|SNAP",
+	.summary = "a picture of when the pages were written last",
+	.notes = "In colours where stdout is a terminal and NO_COLOR is not "
+		 "set, else in letters.",
+	.opts = heatmap_opts,
+	.min = 1,
+	.max = 1,
+	.link = LINK_DAEMON,
+	.check = check_heatmap,
+	.run = verb_heatmap},
     {.name = "demo",
 	.words = "[publish [FILE] | attack]",
 	.summary = "show what firn is for, with real guests",

@@ -416,8 +416,7 @@ void diff_maps(struct broker *b, struct asker a, struct map x, struct map y,
 /* --- snapshot.diff ---------------------------------------------------------
  */
 
-/* A snapshot by name or id, or VM:SEGMENT. */
-static int side_find(struct broker *b, struct ctl_req *rq, const char *param,
+int side_find(struct broker *b, struct ctl_req *rq, const char *param,
     struct side *out, struct err *e)
 {
 	const char *ref = ctl_str(rq, param);

@@ -33,6 +33,7 @@
 #define SNAPS_MAX       65536u
 #define SNAP_BUCKETS    SNAPS_MAX
 #define CAPS_CLIENT     CAP_SLOTS_MAX
+#define HEAT_CELLS_MAX  65536u
 #define LIST_MAX        1000u /* snapshots in a reply; there may be more */
 #define CAPS_GUEST      256u
 #define HOMES_MAX       64u
@@ -387,6 +388,9 @@ void diff(struct broker *b, struct asker a, const struct side side[2],
 typedef void diff_end_fn(struct broker *b, bool answered, void *ctx);
 void diff_maps(struct broker *b, struct asker a, struct map x, struct map y,
     diff_end_fn *end, void *ctx);
+/* The snapshot or VM:SEGMENT that parameter (param) names, to be compared. */
+int side_find(struct broker *b, struct ctl_req *rq, const char *param,
+    struct side *out, struct err *e);
 json_t *extents_json(const struct firn_extent *x, uint64_t n);
 /* Put (x) into (result): "extents", or "extents_fd", which is added to the
  * (*nfds) descriptors that the answer has. */
@@ -429,6 +433,7 @@ void op_snapshot_diff(void *ctx, struct ctl_req *rq);
 void op_snapshot_drop(void *ctx, struct ctl_req *rq);
 void op_snapshot_open(void *ctx, struct ctl_req *rq);
 void op_snapshot_import(void *ctx, struct ctl_req *rq);
+void op_snapshot_heat(void *ctx, struct ctl_req *rq);
 void op_dirty_query(void *ctx, struct ctl_req *rq);
 void op_track_query(void *ctx, struct ctl_req *rq);
 

@@ -168,6 +168,17 @@ static const struct ctl_param diff_results[] = {SIZE("pages", "that differ"),
     SIZE("nodes_visited", "of the page maps"),
     SIZE("diff_ns", "comparing the page maps"), END};
 
+static const struct ctl_param heat_params[] = {
+    STR("ref", "a snapshot, or VM:SEGMENT as it is now"),
+    SIZE_OPT("cells", "at most so many, 1 to 65536"), END};
+static const struct ctl_param heat_results[] = {SIZE("pages", "of it"),
+    SIZE("cell_pages", "of a cell, a power of two; the last may have fewer"),
+    SIZE("cells", "three u64 each: pages that are not zero, the newest layer "
+		  "among them, the one that has most; all ones: none"),
+    SIZE("layers", "three u64 each, newest first: id, age in ns, pages"),
+    SIZE("cells_fd", "position of the memfd of the cells"),
+    SIZE("layers_fd", "position of the memfd of the layers"), END};
+
 static const struct ctl_param open_results[] = {SIZE("pages", "of it"),
     SIZE("runs_fd", "position of the memfd of struct page_run"),
     SIZE("layers", "descriptors that follow, read-only"), END};
@@ -286,6 +297,11 @@ static const struct ctl_op ops[] = {
 	.params = diff_params,
 	.results = diff_results,
 	.handler = op_snapshot_diff},
+    {.name = "snapshot.heat",
+	.summary = "when the pages were written last",
+	.params = heat_params,
+	.results = heat_results,
+	.handler = op_snapshot_heat},
     {.name = "snapshot.drop",
 	.summary = "give up a capability",
 	.params = only_snap,

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "vmm/core/cleanup.h"
@@ -35,6 +36,7 @@ struct slot {
 	uint64_t holds;   /* 0: free */
 	uint64_t entries; /* of holds: those of page maps */
 	uint64_t npages;
+	uint64_t born;             /* CLOCK_MONOTONIC, ns */
 	struct layer_piece *piece; /* (one) or from the heap */
 	struct layer_piece one;
 	uint32_t npieces; /* 0: taken */
@@ -532,11 +534,14 @@ static uint32_t enter(struct layer_set *set, uint32_t file)
 {
 	uint32_t i = set->free_head;
 	struct slot *s = &set->slot[i];
+	struct timespec now;
 
+	(void)clock_gettime(CLOCK_MONOTONIC, &now);
 	set->free_head = s->next;
 	*s = (struct slot){
 	    .holds = 1,
 	    .npages = set->file[file].npages,
+	    .born = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
 	    .one = {.npages = set->file[file].npages, .file = file},
 	    .npieces = 1,
 	    .id = next_id(set),
@@ -818,6 +823,13 @@ uint64_t layer_npages(const struct layer_set *set, uint32_t id)
 	const struct slot *s = find_slot(set, id);
 
 	return s == NULL ? 0 : s->npages;
+}
+
+uint64_t layer_born(const struct layer_set *set, uint32_t id)
+{
+	const struct slot *s = find_slot(set, id);
+
+	return s == NULL ? 0 : s->born;
 }
 
 static int stat_piece(const struct layer_set *set, const struct layer_piece *p,

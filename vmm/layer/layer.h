@@ -147,6 +147,10 @@ int layer_fd(const struct layer_set *set, uint32_t id);
 /* Its pages; 0 when there is no such. */
 uint64_t layer_npages(const struct layer_set *set, uint32_t id);
 
+/* When it was made, by CLOCK_MONOTONIC in ns; 0 when there is no such. Stays
+ * as it is when pieces move. Later layers have greater ids. */
+uint64_t layer_born(const struct layer_set *set, uint32_t id);
+
 struct layer_stat {
 	uint32_t id;
 	uint32_t npieces;
