@@ -19,6 +19,8 @@
 #define NRUNS_MAX  12
 #define ROUNDS     40
 #define STEPS      150
+/* Of a layer: an index is below NPAGES_MAX or 1000, and a run as long. */
+#define INDICES (1000 + 2 * NPAGES_MAX)
 
 struct spot {
 	uint32_t layer;
@@ -224,6 +226,43 @@ static void check_counts(const struct world *w)
 		assert_int_equal(w->count[l] > 0, reached[l]);
 }
 
+/* Pages of layers, as a mark and as the model reach them. */
+struct reached {
+	bool page[NLAYERS][INDICES];
+	long visits;
+};
+
+static int reach(void *ctx, uint32_t layer, uint64_t index, uint64_t npages)
+{
+	struct reached *x = ctx;
+
+	x->visits++;
+	for (uint64_t i = 0; i < npages; i++)
+		x->page[layer][index + i] = true;
+	return 0;
+}
+
+static void check_mark(struct world *w)
+{
+	static struct reached mark;
+	static struct reached model;
+	struct map_mark k;
+
+	memset(&mark, 0, sizeof(mark));
+	memset(&model, 0, sizeof(model));
+	for (int i = 0; i < NMAPS; i++)
+		for (uint64_t p = 0; p < w->npages; p++)
+			if (w->model[i][p].layer != RUN_ZERO)
+				model.page[w->model[i][p].layer]
+					  [w->model[i][p].index] = true;
+	assert_int_equal(map_mark_begin(&w->st, &k), 0);
+	assert_int_equal(map_mark_run(&k, reach, &mark), 0);
+	map_mark_end(&w->st, &k);
+	assert_memory_equal(mark.page, model.page, sizeof(mark.page));
+	/* Each node once, however many maps share it. */
+	assert_true((uint64_t)mark.visits <= 4 * w->st.nnodes + NMAPS);
+}
+
 /* Replace map (to) by (from) with random runs over it; sometimes memory fails
  * somewhere on the way first. */
 static void step(struct world *w)
@@ -253,7 +292,9 @@ static void step(struct world *w)
 	check_diff(w, from, to);
 	check_diff(w, to, (int)rnd(w, NMAPS));
 	check_counts(w);
-	assert_int_equal(w->st.nnodes, w->alive);
+	check_mark(w);
+	/* One may be the table of the maps held. */
+	assert_int_equal(w->st.nnodes + (w->st.root_cap != 0), w->alive);
 }
 
 static void play_round(struct world *w)

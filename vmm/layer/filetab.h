@@ -43,8 +43,8 @@ int filetab_want(struct filetab *t, const struct page_run *run, size_t n);
 
 /*
  * Look up what was wanted, and hold the files. -EPROTO: a layer is not there;
- * -EBUSY: one is owned, and to be sealed first; -ENOMEM. On failure the table is
- * to be freed.
+ * -EBUSY: one is owned, and to be sealed first; -ENOMEM. On failure the table
+ * is to be freed.
  */
 int filetab_fill(struct filetab *t, struct layer_set *set);
 

@@ -832,6 +832,13 @@ uint64_t layer_born(const struct layer_set *set, uint32_t id)
 	return s == NULL ? 0 : s->born;
 }
 
+bool layer_held_apart(const struct layer_set *set, uint32_t id)
+{
+	const struct slot *s = find_slot(set, id);
+
+	return s != NULL && s->holds != s->entries;
+}
+
 static int stat_piece(const struct layer_set *set, const struct layer_piece *p,
     struct layer_stat *out)
 {

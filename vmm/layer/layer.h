@@ -161,6 +161,9 @@ struct layer_stat {
 	uint64_t entries; /* of maps */
 };
 
+/* Does anybody hold (id) but entries of maps? False when there is no such. */
+bool layer_held_apart(const struct layer_set *set, uint32_t id);
+
 /* 0, -ENOENT, or errno of fcntl(2). */
 int layer_stat(const struct layer_set *set, uint32_t id, struct layer_stat *out,
     struct err *e);

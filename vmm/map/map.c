@@ -24,12 +24,28 @@
 #define INDEX_BITS       28
 #define INDEX_MAX        (1ULL << INDEX_BITS)
 
-struct node {
-	uint64_t refs;
+struct map_node {
+	union {
+		struct {
+			uint32_t refs;
+			/* The epoch of the last mark that came by. Only the
+			 * marking thread touches it once the node is made. */
+			uint32_t mark;
+		};
+		struct map_node *next_dead;
+	};
 	uint64_t child[MAP_FANOUT];
 };
 
-_Static_assert(_Alignof(struct node) >= 2, "bit 0 of a node's address is free");
+/* A map that is held, how often; entry 0: free. */
+struct map_root {
+	uint64_t entry;
+	uint64_t npages;
+	uint64_t holds;
+};
+
+_Static_assert(
+    _Alignof(struct map_node) >= 2, "bit 0 of a node's address is free");
 _Static_assert(
     1ULL << (LEVEL_MAX * MAP_FANOUT_SHIFT) == MAP_NPAGES_MAX, "LEVEL_MAX");
 
@@ -43,10 +59,10 @@ static bool entry_is_node(uint64_t e)
 	return e != 0 && !entry_is_run(e);
 }
 
-static struct node *entry_node(uint64_t e)
+static struct map_node *entry_node(uint64_t e)
 {
 	/* NOLINTNEXTLINE(performance-no-int-to-ptr): 8 bytes an entry. */
-	return (struct node *)(uintptr_t)e;
+	return (struct map_node *)(uintptr_t)e;
 }
 
 static uint32_t entry_layer(uint64_t e)
@@ -112,10 +128,10 @@ static uint64_t entry_get(struct map_store *st, uint64_t e)
 	return e;
 }
 
-/* Recursion is as deep as the tree, LEVEL_MAX. */
+/* A node that was its last holder's waits on the list of the dead. */
 static void entry_put(struct map_store *st, uint64_t e)
 {
-	struct node *nd;
+	struct map_node *nd;
 
 	if (!entry_is_node(e)) {
 		if (e != 0 && st->ops->layer_put != NULL)
@@ -125,11 +141,139 @@ static void entry_put(struct map_store *st, uint64_t e)
 	nd = entry_node(e);
 	if (--nd->refs != 0)
 		return;
-	for (unsigned i = 0; i < MAP_FANOUT; i++)
-		entry_put(st, nd->child[i]);
-	st->ops->free(st->ops->ctx, nd, sizeof(*nd));
-	st->nnodes--;
-	st->nbytes -= sizeof(*nd);
+	nd->next_dead = st->dead;
+	st->dead = nd;
+}
+
+bool map_reap(struct map_store *st, uint64_t max)
+{
+	for (; st->dead != NULL && max > 0; max--) {
+		struct map_node *nd = st->dead;
+
+		st->dead = nd->next_dead;
+		for (unsigned i = 0; i < MAP_FANOUT; i++)
+			entry_put(st, nd->child[i]);
+		st->ops->free(st->ops->ctx, nd, sizeof(*nd));
+		st->nnodes--;
+		st->nbytes -= sizeof(*nd);
+	}
+	return st->dead != NULL;
+}
+
+/* --- the maps that are held -------------------------------------------------
+ *
+ * By linear probing; an entry of 0, a map of zeroes, has nothing to be found
+ * and is not in it.
+ */
+
+#define ROOTS_START 16u
+
+static uint32_t root_hash(const struct map_store *st, uint64_t entry)
+{
+	return (uint32_t)((entry * 0x9e3779b97f4a7c15ULL) >> 32) &
+	       (st->root_cap - 1);
+}
+
+static struct map_root *root_at(
+    const struct map_store *st, uint64_t entry, uint64_t npages)
+{
+	uint32_t i = root_hash(st, entry);
+
+	while (st->root[i].entry != 0 &&
+	       (st->root[i].entry != entry || st->root[i].npages != npages))
+		i = (i + 1) & (st->root_cap - 1);
+	return &st->root[i];
+}
+
+static void roots_resize(
+    struct map_store *st, struct map_root *to, uint32_t cap)
+{
+	struct map_store was = *st;
+
+	st->root = to;
+	st->root_cap = cap;
+	for (uint32_t i = 0; i < was.root_cap; i++)
+		if (was.root[i].entry != 0)
+			*root_at(st, was.root[i].entry, was.root[i].npages) =
+			    was.root[i];
+	if (was.root_cap != 0)
+		st->ops->free(
+		    st->ops->ctx, was.root, was.root_cap * sizeof(*was.root));
+}
+
+/* Room for one more. */
+static int roots_reserve(struct map_store *st)
+{
+	uint32_t cap = st->root_cap == 0 ? ROOTS_START : st->root_cap * 2;
+	struct map_root *to;
+
+	if (2 * (st->nroots + 1) <= st->root_cap)
+		return 0;
+	to = st->ops->alloc(st->ops->ctx, cap * sizeof(*to));
+	if (to == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < cap; i++)
+		to[i] = (struct map_root){0};
+	roots_resize(st, to, cap);
+	return 0;
+}
+
+/* No table for nothing. */
+static void roots_trim(struct map_store *st)
+{
+	if (st->nroots == 0 && st->root_cap != 0)
+		roots_resize(st, NULL, 0);
+}
+
+static void root_get(struct map_store *st, const struct map *m)
+{
+	struct map_root *r;
+
+	if (m->entry == 0)
+		return;
+	r = root_at(st, m->entry, m->npages);
+	if (r->entry == 0) {
+		*r = (struct map_root){.entry = m->entry, .npages = m->npages};
+		st->nroots++;
+	}
+	r->holds++;
+}
+
+/* Close the gap at (i), so that what stands behind is found from its hash. */
+static void roots_close(struct map_store *st, uint32_t i)
+{
+	uint32_t mask = st->root_cap - 1;
+	uint32_t k = i;
+
+	st->root[i] = (struct map_root){0};
+	for (;;) {
+		uint32_t home;
+
+		k = (k + 1) & mask;
+		if (st->root[k].entry == 0)
+			return;
+		home = root_hash(st, st->root[k].entry);
+		if (((k - home) & mask) < ((k - i) & mask))
+			continue;
+		st->root[i] = st->root[k];
+		st->root[k] = (struct map_root){0};
+		i = k;
+	}
+}
+
+static void root_put(struct map_store *st, const struct map *m)
+{
+	struct map_root *r;
+
+	if (m->entry == 0)
+		return;
+	r = root_at(st, m->entry, m->npages);
+	assert(r->holds > 0);
+	if (--r->holds != 0)
+		return;
+	roots_close(st, (uint32_t)(r - st->root));
+	st->nroots--;
+	roots_trim(st);
 }
 
 void map_store_init(struct map_store *st, const struct map_ops *ops)
@@ -148,13 +292,16 @@ int map_zero(uint64_t npages, struct map *out)
 struct map map_get(struct map_store *st, const struct map *m)
 {
 	entry_get(st, m->entry);
+	root_get(st, m);
 	return *m;
 }
 
 void map_put(struct map_store *st, struct map *m)
 {
+	root_put(st, m);
 	entry_put(st, m->entry);
 	*m = (struct map){0};
+	(void)map_reap(st, MAP_PUT_NODES);
 }
 
 /* --- apply ---------------------------------------------------------------- */
@@ -203,7 +350,7 @@ static bool join_children(struct apply *ap, uint64_t old, unsigned level,
     uint64_t start, const uint64_t *child, uint64_t *out)
 {
 	struct map_store *st = ap->st;
-	struct node *nd;
+	struct map_node *nd;
 
 	if (same_children(old, child)) {
 		*out = entry_get(st, old);
@@ -223,6 +370,7 @@ static bool join_children(struct apply *ap, uint64_t old, unsigned level,
 	st->nnodes++;
 	st->nbytes += sizeof(*nd);
 	nd->refs = 1;
+	nd->mark = 0;
 	for (unsigned i = 0; i < MAP_FANOUT; i++)
 		nd->child[i] = child[i];
 	*out = (uint64_t)(uintptr_t)nd;
@@ -280,11 +428,20 @@ int map_apply(struct map_store *st, const struct map *base,
 
 	if (rc == 0)
 		rc = check_indices(runs, n);
+	if (rc == 0)
+		rc = roots_reserve(st);
 	if (rc != 0)
 		return rc;
 	if (!apply_span(&ap, base->entry, root_level(base->npages), 0, &entry))
-		return -ENOMEM;
+		rc = -ENOMEM;
+	(void)map_reap(st, MAP_PUT_NODES);
+	if (rc != 0) {
+		roots_trim(st);
+		return rc;
+	}
 	*out = (struct map){.npages = base->npages, .entry = entry};
+	root_get(st, out);
+	roots_trim(st);
 	return 0;
 }
 
@@ -530,4 +687,82 @@ int map_diff(const struct map *a, const struct map *b, map_diff_fn *fn,
     void *ctx, uint64_t *nodes_visited)
 {
 	return map_diff_until(a, b, fn, NULL, ctx, nodes_visited);
+}
+
+/* --- mark ----------------------------------------------------------------- */
+
+int map_mark_begin(struct map_store *st, struct map_mark *k)
+{
+	*k = (struct map_mark){
+	    .len = ((size_t)st->nroots + 1) * sizeof(*k->map)};
+	k->map = st->ops->alloc(st->ops->ctx, k->len);
+	if (k->map == NULL)
+		return -ENOMEM;
+	/* 0 is that of nodes which no mark has seen. */
+	if (++st->epoch == 0)
+		st->epoch = 1;
+	k->epoch = st->epoch;
+	for (uint32_t i = 0; i < st->root_cap; i++) {
+		struct map_root *r = &st->root[i];
+
+		if (r->entry == 0)
+			continue;
+		r->holds++;
+		k->map[k->n++] = (struct map){
+		    .npages = r->npages, .entry = entry_get(st, r->entry)};
+	}
+	return 0;
+}
+
+struct marking {
+	uint32_t epoch;
+	uint64_t npages;
+	map_mark_fn *fn;
+	void *ctx;
+};
+
+static int mark_span(
+    const struct marking *k, uint64_t e, unsigned level, uint64_t start)
+{
+	struct map_node *nd;
+	int rc = 0;
+
+	if (e == 0)
+		return 0;
+	if (!entry_is_node(e))
+		return k->fn(k->ctx, entry_layer(e), entry_index(e),
+		    min_u64(level_span(level), k->npages - start));
+	nd = entry_node(e);
+	if (nd->mark == k->epoch)
+		return 0;
+	nd->mark = k->epoch;
+	for (unsigned i = 0; i < MAP_FANOUT && rc >= 0; i++)
+		rc = mark_span(k, nd->child[i], level - 1,
+		    start + i * level_span(level - 1));
+	return rc;
+}
+
+int map_mark_run(const struct map_mark *k, map_mark_fn *fn, void *ctx)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < k->n && rc >= 0; i++) {
+		struct marking m = {.epoch = k->epoch,
+		    .npages = k->map[i].npages,
+		    .fn = fn,
+		    .ctx = ctx};
+
+		rc = mark_span(
+		    &m, k->map[i].entry, root_level(k->map[i].npages), 0);
+	}
+	return rc < 0 ? rc : 0;
+}
+
+void map_mark_end(struct map_store *st, struct map_mark *k)
+{
+	for (size_t i = 0; i < k->n; i++)
+		map_put(st, &k->map[i]);
+	if (k->map != NULL)
+		st->ops->free(st->ops->ctx, k->map, k->len);
+	*k = (struct map_mark){.n = 0};
 }

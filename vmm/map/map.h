@@ -15,9 +15,12 @@
  * Owns:     its nodes; it counts every entry that names a layer through
  *           layer_get/layer_put, so that a layer's owner knows when no map
  *           reaches it.
+ * Freeing:  map_put() frees MAP_PUT_NODES nodes at most; what is left of a
+ *           large map waits for map_reap(), so that its end blocks nobody.
  * Threads:  one at a time for a store and all maps in it, except that maps
  *           that the caller holds may be read (lookup, walk, diff) by other
- *           threads while the store's thread derives new ones.
+ *           threads, and marked by one of them, while the store's thread
+ *           derives new ones.
  */
 #ifndef VMM_MAP_MAP_H
 #define VMM_MAP_MAP_H
@@ -40,10 +43,18 @@ struct map_ops {
 	void *ctx;
 };
 
+struct map_node;
+struct map_root;
+
 struct map_store {
 	const struct map_ops *ops;
-	uint64_t nnodes; /* alive */
-	uint64_t nbytes; /* of nodes alive */
+	uint64_t nnodes;       /* alive, and those that wait to be freed */
+	uint64_t nbytes;       /* of them */
+	struct map_node *dead; /* nobody reaches them; linked */
+	struct map_root *root; /* a hash table of the maps held; or NULL */
+	uint32_t nroots;
+	uint32_t root_cap;
+	uint32_t epoch; /* of the last mark */
 };
 
 /* A value; copy it with map_get(), end it with map_put(). */
@@ -61,6 +72,11 @@ int map_zero(uint64_t npages, struct map *out);
 struct map map_get(struct map_store *st, const struct map *m);
 /* One holder fewer; frees what only (m) reached. Leaves *m unusable. */
 void map_put(struct map_store *st, struct map *m);
+
+#define MAP_PUT_NODES 1024u
+
+/* Free (max) nodes more that nobody reaches; are any left? */
+bool map_reap(struct map_store *st, uint64_t max);
 
 /*
  * Derive *out from (base), which stays as it is: the pages of the runs are
@@ -103,5 +119,28 @@ int map_diff(const struct map *a, const struct map *b, map_diff_fn *fn,
 typedef bool map_stop_fn(void *ctx);
 int map_diff_until(const struct map *a, const struct map *b, map_diff_fn *fn,
     map_stop_fn *stop, void *ctx, uint64_t *nodes_visited);
+
+/* --- everything that is reachable ------------------------------------------
+ *
+ * A mark visits each node that any map of the store reaches once, however many
+ * maps share it: the cost is that of the nodes, not of the maps. It begins by
+ * holding all maps that there are (whoever holds them: the store knows), so
+ * that it can go on in another thread while maps come and go. One at a time.
+ */
+struct map_mark {
+	struct map *map; /* held; those of zeroes left out */
+	size_t n;
+	size_t len; /* of (map), in bytes */
+	uint32_t epoch;
+};
+
+/* -ENOMEM: nothing is held. */
+int map_mark_begin(struct map_store *st, struct map_mark *k);
+/* Call (fn) for every run entry that is reached, in no order; the same pages
+ * may be named by several. A negative return ends the mark and is returned. */
+typedef int map_mark_fn(
+    void *ctx, uint32_t layer, uint64_t index, uint64_t npages);
+int map_mark_run(const struct map_mark *k, map_mark_fn *fn, void *ctx);
+void map_mark_end(struct map_store *st, struct map_mark *k);
 
 #endif /* VMM_MAP_MAP_H */
