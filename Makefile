@@ -164,7 +164,7 @@ $O/tests/%: $O/host/tests/unit/%.o $O/libfirn.a $O/libvmm.a
 $O/model/%: $O/host/tests/model/%.o $O/libfirn.a $O/libvmm.a
 	@mkdir -p $(@D)
 	@echo "  LD   $@"
-	$Q$(CC) $(ldflags) $^ $(libs) -lcmocka -o $@
+	$Q$(CC) $(ldflags) $^ $(wraps) $(libs) -lcmocka -o $@
 $O/bench/%: $O/host/tests/bench/%.o $O/libfirn.a $O/libvmm.a
 	@mkdir -p $(@D)
 	@echo "  LD   $@"

@@ -251,7 +251,7 @@ static void check_mark(struct world *w)
 	memset(&mark, 0, sizeof(mark));
 	memset(&model, 0, sizeof(model));
 	for (int i = 0; i < NMAPS; i++)
-		for (uint64_t p = 0; p < w->npages; p++)
+		for (uint64_t p = 0; p < w->npages[i]; p++)
 			if (w->model[i][p].layer != RUN_ZERO)
 				model.page[w->model[i][p].layer]
 					  [w->model[i][p].index] = true;
