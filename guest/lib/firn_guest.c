@@ -81,6 +81,13 @@ int firn_dirty(uint32_t id, const char *cursor, uint32_t flags,
 	    FIRN_NR_DIRTY, id, ptr(cursor), flags, ptr(buf), max, ptr(out));
 }
 
+int firn_meld(const struct firn_meld *m, const char *name,
+    struct firn_conflict *buf, struct firn_melded *out)
+{
+	return (int)firn_syscall(
+	    FIRN_NR_MELD, ptr(m), ptr(name), ptr(buf), ptr(out), 0, 0);
+}
+
 int firn_derive(int cap, uint32_t rights)
 {
 	return (int)firn_syscall(

@@ -110,6 +110,17 @@ int firn_diff(int a, int b, uint32_t flags, struct firn_extent *buf,
 int firn_dirty(uint32_t id, const char *cursor, uint32_t flags,
     struct firn_extent *buf, uint32_t max, struct firn_pages *out);
 
+/*
+ * A new snapshot of what both (m->a) and (m->b) changed since (m->base), if
+ * neither wrote what the other read or wrote: its capability. -ESTALE: they
+ * conflict, at most (m->max) of the extents are in (buf), and (out) counts all.
+ * (name), (buf) and (out) may be NULL. -EINVAL (base is no ancestor), -EPERM (a
+ * step was not tracked, and FIRN_BLIND is not set), -EBADF, -EACCES, -EEXIST
+ * (name), -E2BIG.
+ */
+int firn_meld(const struct firn_meld *m, const char *name,
+    struct firn_conflict *buf, struct firn_melded *out);
+
 /* A copy of (cap) with (rights) of its own at most; -EBADF, -EACCES. */
 int firn_derive(int cap, uint32_t rights);
 int firn_drop(int cap);

@@ -13,6 +13,7 @@
  *   scan read|write FIRST COUNT STEP   touches COUNT pages, STEP apart, and
  *                          prints how many nanoseconds that took
  *   freeze NAME
+ *   meld BASE A B NAME FLAGS   prints what conflicts, if anything does
  */
 #include <inttypes.h>
 #include <stdbool.h>
@@ -23,8 +24,9 @@
 
 #include "guest/lib/firn_guest.h"
 
-#define PAGE  4096u
-#define WORDS 4096
+#define PAGE      4096u
+#define WORDS     4096
+#define CONFLICTS 64
 
 static struct firn_segment at;
 static char *word[WORDS];
@@ -107,6 +109,31 @@ static void do_scan(void)
 	printf("ok %" PRIu64 "\n", now_ns() - begin);
 }
 
+static void do_meld(void)
+{
+	int base = firn_lookup(text(1));
+	int a = firn_lookup(text(2));
+	int b = firn_lookup(text(3));
+	const struct firn_meld m = {.base = (uint32_t)base,
+	    .a = (uint32_t)a,
+	    .b = (uint32_t)b,
+	    .flags = (uint32_t)num(5),
+	    .max = CONFLICTS};
+	struct firn_conflict x[CONFLICTS];
+	struct firn_melded out = {0};
+	int r = firn_meld(&m, text(4), x, &out);
+
+	if (r >= 0) {
+		printf("ok %" PRIu64 " %u\n", out.pages, out.blind);
+		return;
+	}
+	printf("error %s", strerror(-r));
+	for (uint64_t i = 0; i < out.nconflicts && i < CONFLICTS; i++)
+		printf(" %" PRIu64 "+%" PRIu64 "%s", x[i].first, x[i].npages,
+		    x[i].kind == FIRN_WRITE_WRITE ? "ww" : "rw");
+	printf("\n");
+}
+
 static void do_line(void)
 {
 	const char *w = text(0);
@@ -119,6 +146,8 @@ static void do_line(void)
 		answer(firn_unmap(at.id));
 	else if (strcmp(w, "freeze") == 0)
 		answer(firn_freeze(at.id, text(1), NULL));
+	else if (strcmp(w, "meld") == 0)
+		do_meld();
 	else if (at.size == 0)
 		printf("error nothing to touch\n");
 	else if (strcmp(w, "read") == 0)

@@ -54,6 +54,9 @@ enum firn_nr {
 	FIRN_NR_DERIVE,
 	/* (cap) -> 0 */
 	FIRN_NR_DROP,
+	/* (const struct firn_meld *, name or 0, struct firn_conflict *buf,
+	 * struct firn_melded *out) -> cap; -ESTALE: they conflict */
+	FIRN_NR_MELD,
 	FIRN_NR_END
 };
 
@@ -68,6 +71,9 @@ enum firn_map_mode {
 /* Flags of FIRN_NR_DIFF and FIRN_NR_DIRTY. */
 #define FIRN_EXACT 1u
 #define FIRN_PEEK  2u
+
+/* Of firn_meld: also where a step was not tracked. */
+#define FIRN_BLIND 1u
 
 /* What a capability names, and what its holder may do with it. */
 enum firn_cap_kind {
@@ -116,6 +122,36 @@ struct firn_extent {
 	uint64_t npages;
 };
 
+/* What is to be melded: capabilities, and how many conflicts (buf) holds. */
+struct firn_meld {
+	uint32_t base;
+	uint32_t a;
+	uint32_t b;
+	uint32_t flags; /* FIRN_BLIND */
+	uint32_t max;
+	uint32_t pad;
+};
+
+enum firn_conflict_kind {
+	FIRN_WRITE_WRITE = 1, /* both wrote these pages */
+	FIRN_READ_WRITE = 2,  /* one wrote what the other read */
+};
+
+struct firn_conflict {
+	uint64_t first; /* page */
+	uint64_t npages;
+	uint32_t kind; /* enum firn_conflict_kind */
+	uint32_t pad;
+};
+
+struct firn_melded {
+	uint64_t snapshot;   /* the broker's id */
+	uint64_t pages;      /* that changed, or that conflict */
+	uint64_t nconflicts; /* in all; may exceed what the buffer held */
+	uint32_t blind;      /* 1: reads were not all known */
+	uint32_t pad;
+};
+
 struct firn_pages {
 	uint64_t pages;         /* in all */
 	uint64_t nextents;      /* in all; may exceed what the buffer held */
@@ -128,5 +164,8 @@ _Static_assert(sizeof(struct firn_cap_info) == 32, "ABI layout");
 _Static_assert(offsetof(struct firn_cap_info, sealed) == 24, "ABI layout");
 _Static_assert(sizeof(struct firn_extent) == 16, "ABI layout");
 _Static_assert(sizeof(struct firn_pages) == 24, "ABI layout");
+_Static_assert(sizeof(struct firn_meld) == 24, "ABI layout");
+_Static_assert(sizeof(struct firn_conflict) == 24, "ABI layout");
+_Static_assert(sizeof(struct firn_melded) == 32, "ABI layout");
 
 #endif /* SHARED_ABI_GUESTCALL_H */

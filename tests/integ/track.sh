@@ -14,7 +14,7 @@ mkfifo "$T/t.in"
 exec 6<>"$T/t.in"
 "$FIRN" run --detach --name t --give "g=s0" "$GUESTS/touch" <"$T/t.in" \
     >"$T/t.out" 2>"$T/t.err"
-lines=1
+lines=2 # its name, and that it is ready
 # say WORDS: one line of the toucher's input; its answer is in $said.
 say() {
 	echo "$*" >&6

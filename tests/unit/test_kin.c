@@ -143,6 +143,11 @@ static void sets_are_bitmaps(void **state)
 		assert_int_equal(extset_cut(&s[0], &s[1], &out), 0);
 		check_set(&out, want);
 		extset_free(&out);
+		for (int i = 0; i < NWORDS; i++)
+			want[i] = w[0][i] & ~w[1][i];
+		assert_int_equal(extset_less(&s[0], &s[1], &out), 0);
+		check_set(&out, want);
+		extset_free(&out);
 		for (int k = 0; k < 3; k++)
 			extset_free(&s[k]);
 	}
@@ -183,6 +188,7 @@ static void sets_without_memory(void **state)
 	uint64_t w[NWORDS];
 	struct extset s;
 	struct extset out;
+	const struct extset none = {0};
 	const struct extset *const both[] = {&s, &s};
 
 	(void)state;
@@ -197,6 +203,7 @@ static void sets_without_memory(void **state)
 	left = 0;
 	assert_int_equal(extset_unite(both, 2, &out), -ENOMEM);
 	assert_int_equal(extset_cut(&s, &s, &out), -ENOMEM);
+	assert_int_equal(extset_less(&s, &none, &out), -ENOMEM);
 	assert_int_equal(out.n, 0);
 	left = -1;
 	extset_free(&s);

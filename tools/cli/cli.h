@@ -38,7 +38,7 @@ struct args {
 	const char *socket;
 	const char *name, *cursor, *bitmap, *format, *over, *svg, *dot, *by;
 	uint64_t mem, gpa, bank, width; /* 0: not given */
-	bool gpa_set, detach, cow, track, exact, peek, allow_backing;
+	bool gpa_set, detach, cow, track, blind, exact, peek, allow_backing;
 	struct str_list segments, give, env;
 	size_t nwords;
 	char **words;
@@ -246,6 +246,7 @@ int verb_snapshots(struct cli *c, const struct args *a);
 int verb_show(struct cli *c, const struct args *a);
 int verb_drop(struct cli *c, const struct args *a);
 int verb_diff(struct cli *c, const struct args *a);
+int verb_meld(struct cli *c, const struct args *a);
 int check_dirty(struct cli *c, const struct args *a);
 int verb_dirty(struct cli *c, const struct args *a);
 int check_read(struct cli *c, const struct args *a);

@@ -91,6 +91,20 @@ const char *fmt_ns(uint64_t ns, char *buf, size_t len)
 	return buf;
 }
 
+/* "4, 5" */
+static void cell_numbers(const json_t *list, char *buf, size_t len)
+{
+	size_t at = 0;
+
+	for (size_t i = 0; i < json_array_size(list) && at < len; i++) {
+		int n = snprintf(buf + at, len - at, "%s%" JSON_INTEGER_FORMAT,
+		    i > 0 ? ", " : "",
+		    json_integer_value(json_array_get(list, i)));
+
+		at += n > 0 ? (size_t)n : 0;
+	}
+}
+
 static void cell(
     const json_t *row, const struct col *col, char *buf, size_t len)
 {
@@ -100,6 +114,14 @@ static void cell(
 	buf[0] = '\0';
 	if (json_is_string(v)) {
 		(void)snprintf(buf, len, "%s", json_string_value(v));
+		return;
+	}
+	if (json_is_array(v)) {
+		cell_numbers(v, buf, len);
+		return;
+	}
+	if (json_is_boolean(v)) {
+		(void)snprintf(buf, len, json_is_true(v) ? "yes" : "no");
 		return;
 	}
 	if (!json_is_integer(v)) {

@@ -23,6 +23,8 @@ static const struct col show_cols[] = {
     {"zero_pages", "zero pages", COL_UINT},
     {"origin", "origin", COL_TEXT},
     {"parent", "parent", COL_TEXT},
+    {"melded", "melded", COL_TEXT},
+    {"blind", "blind", COL_TEXT},
     {"payer", "payer", COL_TEXT},
 };
 

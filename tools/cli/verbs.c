@@ -38,6 +38,12 @@ static const struct opt diff_opts[] = {
 	AT(exact)},
     {0},
 };
+static const struct opt meld_opts[] = {
+    {"--name", "N", "name the result", OPT_STRING, AT(name)},
+    {"--blind", NULL, "also where not every step was tracked", OPT_FLAG,
+	AT(blind)},
+    {0},
+};
 static const struct opt dirty_opts[] = {
     {"--cursor", "C", "the cursor; one that is unknown starts now", OPT_STRING,
 	AT(cursor)},
@@ -203,6 +209,16 @@ const struct verb cli_verbs[] = {
 	.max = 2,
 	.link = LINK_DAEMON,
 	.run = verb_diff},
+    {.name = "meld",
+	.words = "BASE A B",
+	.summary = "what A and B changed of BASE, as one snapshot",
+	.notes = "Where neither wrote what the other read or wrote; else it "
+		 "is refused and the pages\nthat conflict are listed.",
+	.opts = meld_opts,
+	.min = 3,
+	.max = 3,
+	.link = LINK_DAEMON,
+	.run = verb_meld},
     {.name = "dirty",
 	.words = "VM[:SEGMENT]",
 	.summary = "pages written since a cursor last advanced",

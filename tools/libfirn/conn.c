@@ -28,6 +28,7 @@ struct firn {
 	int fd;
 	int broken; /* 0, or the -errno that ended the connection */
 	uint64_t last_id;
+	json_t *error_data; /* of the last error of the service, or NULL */
 	/* The line being received, and what came with it. */
 	char *in;
 	size_t in_len, in_cap;
@@ -150,6 +151,7 @@ void firn_close(struct firn *c)
 	}
 	firn_close_fds(c->fds, c->nfds);
 	(void)close(c->fd);
+	json_decref(c->error_data);
 	free(c->in);
 	free(c);
 }
@@ -494,7 +496,8 @@ static int errno_of(const char *name)
 	return -EIO;
 }
 
-static int service_error(const json_t *msg, struct firn_error *e)
+static int service_error(
+    struct firn *c, const json_t *msg, struct firn_error *e)
 {
 	const json_t *err = json_object_get(msg, "error");
 	const json_t *code = json_object_get(err, "code");
@@ -503,18 +506,21 @@ static int service_error(const json_t *msg, struct firn_error *e)
 	    json_object_get(json_object_get(err, "data"), "errno"));
 	int r = errno_of(name);
 
+	json_decref(c->error_data);
+	c->error_data = json_incref(json_object_get(err, "data"));
+
 	firn_error_fill(e, (int)json_integer_value(code), r, "%s",
 	    why != NULL ? why : "the service gave no reason");
 	return r;
 }
 
 static int take_result(
-    struct firn_msg *m, json_t **result, struct firn_error *e)
+    struct firn *c, struct firn_msg *m, json_t **result, struct firn_error *e)
 {
 	json_t *v = json_object_get(m->json, "result");
 
 	if (v == NULL && json_object_get(m->json, "error") != NULL)
-		return service_error(m->json, e);
+		return service_error(c, m->json, e);
 	if (v == NULL)
 		return firn_fail(
 		    e, -EPROTO, "the service sent no result and no error");
@@ -532,7 +538,7 @@ int firn_wait_reply_json(struct firn *c, uint64_t id, int timeout_ms,
 
 	if (r != 0)
 		return r;
-	r = take_result(m, &v, e);
+	r = take_result(c, m, &v, e);
 	if (r == 0 && fds != NULL && m->nfds > room)
 		r = firn_fail(e, -EPROTO,
 		    "the service sent %zu descriptors: more than expected",
@@ -567,6 +573,11 @@ int firn_call_json(struct firn *c, const char *method, json_t *params,
 		r = firn_wait_reply_json(c, id, -1, result, fds, nfds, e);
 	} while (r == -EINTR && e->code == 0);
 	return r;
+}
+
+const json_t *firn_error_data(const struct firn *c)
+{
+	return c->error_data;
 }
 
 int firn_wait_event_json(struct firn *c, int timeout_ms, char **method,

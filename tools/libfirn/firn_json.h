@@ -26,4 +26,8 @@ FIRN_API int firn_wait_reply_json(struct firn *c, uint64_t id, int timeout_ms,
 FIRN_API int firn_wait_event_json(struct firn *c, int timeout_ms, char **method,
     json_t **params, struct firn_error *e);
 
+/* The error.data of the last error that the service answered with, borrowed
+ * until the next error; NULL if there was none. */
+FIRN_API const json_t *firn_error_data(const struct firn *c);
+
 #endif /* TOOLS_LIBFIRN_FIRN_JSON_H */

@@ -203,6 +203,37 @@ static void g_diff(
 		diff(b, a, side, (g.flags & FIRN_EXACT) != 0, g.max);
 }
 
+static void g_meld(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
+{
+	struct wire_gmeld g;
+	struct meld_req r = {.rights = FIRN_RIGHT_ALL};
+	struct err e = {0};
+	int rc = 0;
+
+	if (take(&a, b, pk, &g, sizeof(g)) != 0)
+		return;
+	if (g.m.max > FIRN_EXTENTS_MAX || (g.m.flags & ~FIRN_BLIND) != 0)
+		rc = err_set(&e, -EINVAL, "more than there is");
+	for (int i = 0; i < 3 && rc == 0; i++) {
+		uint32_t cap = i == 0 ? g.m.base : i == 1 ? g.m.a : g.m.b;
+		const struct cap *c;
+
+		rc = snap_by_cap(
+		    b, &vm->caps, cap, meld_right(i), &r.snap[i], &e);
+		if (rc == 0 && i > 0 && cap_lookup(&vm->caps, cap, 0, &c) == 0)
+			r.rights &= c->rights;
+	}
+	if (rc != 0) {
+		asker_fail(b, &a, &e);
+		return;
+	}
+	r.blind = (g.m.flags & FIRN_BLIND) != 0;
+	r.max = g.m.max;
+	memcpy(r.name, name_of(g.name), sizeof(r.name));
+	meld(b, a, &r);
+}
+
 static void g_derive(
     struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
 {
@@ -335,6 +366,8 @@ static guest_fn *handler_of(uint16_t type)
 		return g_describe;
 	case WIRE_G_DIFF:
 		return g_diff;
+	case WIRE_G_MELD:
+		return g_meld;
 	case WIRE_G_DERIVE:
 		return g_derive;
 	case WIRE_G_DROP:

@@ -74,6 +74,8 @@ struct snap {
 	uint32_t origin_segment;
 	char origin[FIRN_NAME_MAX * 2]; /* VM:SEGMENT as it was called */
 	struct kin *kin;                /* its own */
+	uint64_t melded[2];             /* what it was made of, or 0 */
+	bool blind;                     /* melded without all reads known */
 	uid_t payer;
 };
 
@@ -361,6 +363,14 @@ void steps_free(struct broker *b, struct bplace *p);
 void freeze(struct broker *b, struct asker a, struct bvm *vm, struct bplace *p,
     bool sever, const char *name);
 
+/*
+ * What a guest froze under a name is its owner's as well, as VM/NAME: the owner
+ * could freeze the same memory at will. Left out where the name is taken, and
+ * after GRANTS_MAX, so that a guest cannot fill its owner's table.
+ */
+void grant_owner(
+    struct bvm *vm, struct snap *s, uint32_t rights, const char *name);
+
 /* --- lay.c -------------------------------------------------------------------
  */
 struct lay_req {
@@ -400,6 +410,19 @@ int extents_put(json_t *result, const struct firn_extent *x, uint64_t n,
 int extents_result(
     json_t *result, const struct firn_extent *x, uint64_t n, int *fd);
 
+/* --- meld.c -----------------------------------------------------------------
+ */
+struct meld_req {
+	struct snap *snap[3]; /* base, a, b; the callee holds them itself */
+	uint32_t rights;      /* of the result */
+	bool blind;           /* also where a step was not tracked */
+	uint32_t max;         /* conflicts that a guest wants */
+	char name[FIRN_NAME_MAX];
+};
+/* The right that is needed on snap[i]. */
+uint32_t meld_right(int i);
+void meld(struct broker *b, struct asker a, const struct meld_req *r);
+
 /* --- track.c ----------------------------------------------------------------
  */
 /* The two bitmaps of a tracked place of (npages) in memfd (fd). -EPROTO: they
@@ -436,5 +459,6 @@ void op_snapshot_import(void *ctx, struct ctl_req *rq);
 void op_snapshot_heat(void *ctx, struct ctl_req *rq);
 void op_dirty_query(void *ctx, struct ctl_req *rq);
 void op_track_query(void *ctx, struct ctl_req *rq);
+void op_snapshot_meld(void *ctx, struct ctl_req *rq);
 
 #endif /* VMM_BROKER_INTERNAL_H */

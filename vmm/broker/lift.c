@@ -448,12 +448,8 @@ static void freeze_answer(struct broker *b, struct freeze_op *op,
 	    NULL, 0);
 }
 
-/*
- * What a guest froze under a name is its owner's as well, as VM/NAME: the owner
- * could freeze the same memory at will. Left out where the name is taken, and
- * after GRANTS_MAX, so that a guest cannot fill its owner's table.
- */
-static void grant_owner(struct bvm *vm, struct snap *s, const char *name)
+void grant_owner(
+    struct bvm *vm, struct snap *s, uint32_t rights, const char *name)
 {
 	char full[FIRN_NAME_MAX];
 
@@ -464,7 +460,7 @@ static void grant_owner(struct bvm *vm, struct snap *s, const char *name)
 	if (vm->name[0] == '\0')
 		(void)snprintf(
 		    full, sizeof(full), "%" PRIu64 "/%.31s", vm->id, name);
-	if (snap_grant(s, &vm->home->caps, FIRN_RIGHT_ALL, full, NULL) >= 0)
+	if (snap_grant(s, &vm->home->caps, rights, full, NULL) >= 0)
 		vm->ngrants++;
 }
 
@@ -537,7 +533,7 @@ static void freeze_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 	} else {
 		place_descend(p, s);
 		if (op->a.rq == NULL)
-			grant_owner(vm, s, op->name);
+			grant_owner(vm, s, FIRN_RIGHT_ALL, op->name);
 		notify(b, vm->home, "snapshot.made",
 		    json_pack("{s:I,s:s,s:I,s:s,s:I}", "snapshot",
 			(json_int_t)s->id, "name", op->name, "vm",

@@ -129,7 +129,13 @@ static const struct ctl_param unmap_params[] = {
 static const struct ctl_param snap_fields[] = {SIZE("id", "of the snapshot"),
     STR("name", "label"), SIZE("pages", "of it"), SIZE("size", "bytes"),
     STR("origin", "VM:SEGMENT, or import"),
-    SIZE_OPT("parent", "nearest ancestor alive"), SIZE("payer", "uid"), END};
+    SIZE_OPT("parent", "nearest ancestor alive"),
+    {.name = "melded",
+	.type = CTL_IDS,
+	.optional = true,
+	.doc = "ids of the two that it was made of"},
+    BOOL_OPT("blind", "melded without all reads known"), SIZE("payer", "uid"),
+    END};
 static const struct ctl_param snaps_params[] = {
     SIZE_OPT(
 	"after", "the 'next' of the reply before; from the start if absent"),
@@ -141,7 +147,12 @@ static const struct ctl_param snaps_results[] = {
 static const struct ctl_param show_results[] = {SIZE("id", "of the snapshot"),
     STR("name", "label"), SIZE("pages", "of it"), SIZE("size", "bytes"),
     STR("origin", "VM:SEGMENT, or import"),
-    SIZE_OPT("parent", "nearest ancestor alive"), SIZE("payer", "uid"),
+    SIZE_OPT("parent", "nearest ancestor alive"),
+    {.name = "melded",
+	.type = CTL_IDS,
+	.optional = true,
+	.doc = "ids of the two that it was made of"},
+    BOOL_OPT("blind", "melded without all reads known"), SIZE("payer", "uid"),
     SIZE("layers", "it is in"),
     SIZE("extents", "runs of pages that are not zero"),
     SIZE("exclusive_pages", "that no other page map shares"),
@@ -178,6 +189,16 @@ static const struct ctl_param heat_results[] = {SIZE("pages", "of it"),
     SIZE("layers", "three u64 each, newest first: id, age in ns, pages"),
     SIZE("cells_fd", "position of the memfd of the cells"),
     SIZE("layers_fd", "position of the memfd of the layers"), END};
+
+static const struct ctl_param meld_params[] = {
+    STR("base", "what both descend from"), STR("a", "a snapshot"),
+    STR("b", "a snapshot"), STR_OPT("name", "label of the result"),
+    BOOL_OPT("blind", "also where a step was not tracked"), END};
+static const struct ctl_param meld_results[] = {SIZE("snapshot", "its id"),
+    STR("name", "its label"), SIZE("pages", "of it"),
+    SIZE("changed_pages", "that a or b wrote"),
+    {.name = "blind", .type = CTL_BOOL, .doc = "reads were not all known"},
+    SIZE("meld_ns", "computing it"), END};
 
 static const struct ctl_param open_results[] = {SIZE("pages", "of it"),
     SIZE("runs_fd", "position of the memfd of struct page_run"),
@@ -328,6 +349,11 @@ static const struct ctl_op ops[] = {
 	.params = unmap_params,
 	.results = track_results,
 	.handler = op_track_query},
+    {.name = "snapshot.meld",
+	.summary = "what two descendants of a snapshot changed, together",
+	.params = meld_params,
+	.results = meld_results,
+	.handler = op_snapshot_meld},
 };
 
 static const struct ctl_param ev_started[] = {

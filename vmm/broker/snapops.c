@@ -37,6 +37,11 @@ static json_t *base_json(const struct snap *s, const char *name)
 	if (j != NULL && parent != 0)
 		(void)json_object_set_new(
 		    j, "parent", json_integer((json_int_t)parent));
+	if (j != NULL && s->melded[0] != 0)
+		(void)json_object_update_new(
+		    j, json_pack("{s:[I,I],s:b}", "melded",
+			   (json_int_t)s->melded[0], (json_int_t)s->melded[1],
+			   "blind", s->blind ? 1 : 0));
 	return j;
 }
 

@@ -17,6 +17,7 @@ bool ctl_refuse(
 
 	f->code = code;
 	f->err = err;
+	f->data = NULL;
 	va_start(ap, fmt);
 	(void)vsnprintf(f->why, sizeof(f->why), fmt, ap);
 	va_end(ap);
@@ -34,6 +35,7 @@ static const char *type_words(enum ctl_type t)
 	    [CTL_STRINGS] = "an array of strings",
 	    [CTL_OBJECTS] = "an array of objects",
 	    [CTL_EXTENTS] = "an array of [first, count]",
+	    [CTL_IDS] = "an array of integers that are not negative",
 	};
 
 	return words[t];
@@ -89,6 +91,8 @@ static bool has_type(const json_t *v, enum ctl_type t)
 		return is_array_of(v, is_object);
 	case CTL_EXTENTS:
 		return is_array_of(v, is_extent);
+	case CTL_IDS:
+		return is_array_of(v, is_size);
 	}
 	return false;
 }

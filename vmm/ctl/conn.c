@@ -144,12 +144,14 @@ void ctl_conn_send_error(
     struct ctl_conn *c, json_t *id, const struct ctl_failure *f)
 {
 	const char *name = strerrorname_np(f->err);
+	json_t *data = json_pack("{s:s}", "errno", name != NULL ? name : "EIO");
 
+	if (data != NULL && f->data != NULL)
+		(void)json_object_update_missing(data, f->data);
 	ctl_conn_send(c,
-	    json_pack("{s:s, s:O, s:{s:i, s:o, s:{s:s}}}", "jsonrpc", "2.0",
-		"id", id != NULL ? id : json_null(), "error", "code",
-		(int)f->code, "message", plain_string(f->why), "data", "errno",
-		name != NULL ? name : "EIO"),
+	    json_pack("{s:s, s:O, s:{s:i, s:o, s:o}}", "jsonrpc", "2.0", "id",
+		id != NULL ? id : json_null(), "error", "code", (int)f->code,
+		"message", plain_string(f->why), "data", data),
 	    NULL, 0);
 }
 

@@ -53,6 +53,7 @@ enum ctl_type {
 	CTL_STRINGS, /* array of strings */
 	CTL_OBJECTS, /* array of objects with (fields) */
 	CTL_EXTENTS, /* array of [first, count], both at least 0 */
+	CTL_IDS,     /* array of integers, each at least 0 */
 };
 
 /* A parameter, a result, or a field of one; a list ends where name is NULL. */
@@ -155,6 +156,9 @@ void ctl_notify(struct ctl_conn *c, const char *method, json_t *params);
 void ctl_reply(struct ctl_req *rq, json_t *result, const int *fds, size_t nfds);
 /* Answer with an error whose code is e->code's by ctl_code_of(). */
 void ctl_fail(struct ctl_req *rq, const struct err *e);
+/* The same with more members of error.data, an object whose reference is taken
+ * over; NULL, for want of memory, is left out. */
+void ctl_fail_data(struct ctl_req *rq, const struct err *e, json_t *data);
 /* Answer that parameter (name) is wrong: CTL_PARAMS, EINVAL. */
 void ctl_fail_param(struct ctl_req *rq, const char *name, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));

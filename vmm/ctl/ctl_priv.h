@@ -72,7 +72,8 @@ struct ctl_req {
 /* An error to be sent. */
 struct ctl_failure {
 	enum ctl_code code;
-	int err; /* positive errno */
+	int err;      /* positive errno */
+	json_t *data; /* more for error.data, or NULL */
 	char why[CTL_WHY_MAX];
 };
 

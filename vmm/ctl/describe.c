@@ -31,6 +31,7 @@ enum ctl_code ctl_code_of(int err)
 {
 	switch (abs(err)) {
 	case EBUSY:
+	case ESTALE:
 	case EPERM:
 	case EACCES:
 	case EINVAL:
@@ -65,6 +66,7 @@ static const char *type_id(enum ctl_type t)
 	    [CTL_STRINGS] = "array of string",
 	    [CTL_OBJECTS] = "array of object",
 	    [CTL_EXTENTS] = "array of [first, count]",
+	    [CTL_IDS] = "array of int",
 	};
 
 	return ids[t];

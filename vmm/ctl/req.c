@@ -270,13 +270,20 @@ void ctl_reply(struct ctl_req *rq, json_t *result, const int *fds, size_t nfds)
 	req_free(rq);
 }
 
-void ctl_fail(struct ctl_req *rq, const struct err *e)
+void ctl_fail_data(struct ctl_req *rq, const struct err *e, json_t *data)
 {
 	struct ctl_failure f;
 	int err = abs(e->code);
 
 	(void)ctl_refuse(&f, ctl_code_of(err), err, "%s", e->msg);
+	f.data = data;
 	answer_failure(rq, &f);
+	json_decref(data);
+}
+
+void ctl_fail(struct ctl_req *rq, const struct err *e)
+{
+	ctl_fail_data(rq, e, NULL);
 }
 
 void ctl_fail_param(struct ctl_req *rq, const char *name, const char *fmt, ...)

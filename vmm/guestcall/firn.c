@@ -394,6 +394,58 @@ static int64_t do_diff(struct guest_call *c)
 	return ask_diff(c, &d);
 }
 
+/* A refusal comes with what conflicts, in as much room as there is. */
+static int64_t give_conflicts(struct guest_call *c, struct wire_packet *p,
+    const struct wire_melded *w, uint32_t max)
+{
+	int fd AUTO_CLOSE = wire_take_fd(p, 0);
+	void *data = NULL;
+	size_t len = 0;
+	int r = 0;
+
+	if (fd >= 0)
+		r = wire_slurp(
+		    fd, max * sizeof(struct firn_conflict), &data, &len);
+	if (r == 0 && len > 0)
+		r = guest_copy_out(c->g, c->a[2], data, len);
+	free(data);
+	if (r == 0)
+		r = (int)give(c, c->a[3], &w->m, sizeof(w->m), 0);
+	return r < 0 ? r : w->result;
+}
+
+static int64_t do_meld(struct guest_call *c)
+{
+	struct wire_gmeld g = {0};
+	struct wire_melded w = {0};
+	const struct question q = {WIRE_G_MELD, &g, sizeof(g), &w, sizeof(w)};
+	struct wire_packet *p;
+	int64_t r = guest_copy_in(c->g, &g.m, c->a[0], sizeof(g.m));
+
+	if (r == 0)
+		r = get_name(c, c->a[1], true, g.name);
+	if (r == 0 && g.m.max > FIRN_EXTENTS_MAX)
+		r = -E2BIG;
+	if (r == 0 && c->a[2] == 0)
+		g.m.max = 0;
+	if (r == 0)
+		r = check_out(
+		    c, c->a[2], g.m.max * sizeof(struct firn_conflict));
+	if (r == 0)
+		r = check_out(c, c->a[3], sizeof(w.m));
+	if (r < 0)
+		return r;
+	p = calloc(1, sizeof(*p));
+	if (p == NULL)
+		return -ENOMEM;
+	r = ask_packet(c, &q, p);
+	if (r >= 0)
+		r = give_conflicts(c, p, &w, g.m.max);
+	wire_close_fds(p);
+	free(p);
+	return r;
+}
+
 struct dirty_job {
 	struct guest *g;
 	uint32_t id;
@@ -518,6 +570,7 @@ static firn_fn *const calls[] = {
     [FIRN_NR_DIRTY - FIRN_NR_BASE] = do_dirty,
     [FIRN_NR_DERIVE - FIRN_NR_BASE] = do_derive,
     [FIRN_NR_DROP - FIRN_NR_BASE] = do_drop,
+    [FIRN_NR_MELD - FIRN_NR_BASE] = do_meld,
 };
 
 _Static_assert(sizeof(calls) / sizeof(calls[0]) == FIRN_NR_END - FIRN_NR_BASE,

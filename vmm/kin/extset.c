@@ -172,3 +172,43 @@ int extset_cut(
 	}
 	return 0;
 }
+
+/* Add what of [first, end) is not in (b), from its (*k)th extent on. */
+static int add_less(struct extset *out, uint64_t first, uint64_t end,
+    const struct extset *b, size_t *k)
+{
+	int rc = 0;
+
+	while (rc == 0 && first < end) {
+		uint64_t to = end;
+
+		while (*k < b->n && end_of(&b->x[*k]) <= first)
+			++*k;
+		if (*k < b->n && b->x[*k].first <= first) {
+			first = end_of(&b->x[*k]);
+			continue;
+		}
+		if (*k < b->n && b->x[*k].first < end)
+			to = b->x[*k].first;
+		rc = extset_add(out, first, to - first);
+		first = to;
+	}
+	return rc;
+}
+
+int extset_less(
+    const struct extset *a, const struct extset *b, struct extset *out)
+{
+	size_t k = 0;
+
+	*out = (struct extset){0};
+	for (size_t i = 0; i < a->n; i++) {
+		int rc = add_less(out, a->x[i].first, end_of(&a->x[i]), b, &k);
+
+		if (rc != 0) {
+			extset_free(out);
+			return rc;
+		}
+	}
+	return 0;
+}

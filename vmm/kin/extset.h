@@ -44,4 +44,8 @@ int extset_unite(const struct extset *const *set, size_t n, struct extset *out);
 int extset_cut(
     const struct extset *a, const struct extset *b, struct extset *out);
 
+/* What is in (a) but not in (b). Cost: their extents. */
+int extset_less(
+    const struct extset *a, const struct extset *b, struct extset *out);
+
 #endif /* VMM_KIN_EXTSET_H */

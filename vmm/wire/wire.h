@@ -67,6 +67,8 @@ enum wire_type {
 	WIRE_G_SEGMENT, /* wire_segment (name, size) -> : its bytes are
 			 * reserved; WIRE_SEG_MADE follows, or WIRE_SEG_GONE
 			 * with id UINT32_MAX; one at a time */
+	/* wire_gmeld -> wire_melded; fds: memfd of struct firn_conflict */
+	WIRE_G_MELD,
 	WIRE_TYPE_END
 };
 
@@ -239,6 +241,17 @@ struct wire_gdiff {
 	uint32_t b;
 	uint32_t flags; /* FIRN_EXACT */
 	uint32_t max;   /* extents wanted */
+};
+
+struct wire_gmeld {
+	struct firn_meld m;
+	char name[FIRN_NAME_MAX];
+};
+
+struct wire_melded {
+	int32_t result; /* the capability; -ESTALE: they conflict */
+	uint32_t pad;
+	struct firn_melded m;
 };
 
 _Static_assert(sizeof(struct wire_msg) == 24, "wire layout");

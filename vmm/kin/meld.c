@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+#include "vmm/kin/meld.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+void meld_conflicts_free(struct meld_conflicts *c)
+{
+	extset_free(&c->write_write);
+	extset_free(&c->read_write);
+}
+
+/* The pages of (w) in (r) that are not in (but). */
+static int cut_but(const struct extset *w, const struct extset *r,
+    const struct extset *but, struct extset *out)
+{
+	struct extset both;
+	int rc = extset_cut(w, r, &both);
+
+	*out = (struct extset){0};
+	if (rc != 0)
+		return rc;
+	rc = extset_less(&both, but, out);
+	extset_free(&both);
+	return rc;
+}
+
+int meld_conflicts(const struct kin_sets *a, const struct kin_sets *b,
+    struct meld_conflicts *out)
+{
+	struct extset ab = {0};
+	struct extset ba = {0};
+	const struct extset *const both[] = {&ab, &ba};
+	int rc;
+
+	*out = (struct meld_conflicts){0};
+	rc = extset_cut(&a->writes, &b->writes, &out->write_write);
+	if (rc == 0)
+		rc = cut_but(&a->writes, &b->reads, &out->write_write, &ab);
+	if (rc == 0)
+		rc = cut_but(&b->writes, &a->reads, &out->write_write, &ba);
+	if (rc == 0)
+		rc = extset_unite(both, 2, &out->read_write);
+	extset_free(&ab);
+	extset_free(&ba);
+	if (rc != 0)
+		meld_conflicts_free(out);
+	return rc;
+}
+
+static int add_pages(void *ctx, uint64_t page, uint64_t npages)
+{
+	return extset_add(ctx, page, npages);
+}
+
+int meld_blind(
+    const struct map *base, const struct map *m, struct kin_sets *out)
+{
+	int rc;
+
+	*out = (struct kin_sets){0};
+	rc = map_diff(base, m, add_pages, &out->writes, NULL);
+	if (rc != 0)
+		kin_sets_free(out);
+	return rc;
+}
+
+/* --- runs ----------------------------------------------------------------- */
+
+struct list {
+	struct page_run *r;
+	size_t n, cap;
+};
+
+static int add_run(void *ctx, const struct page_run *r)
+{
+	struct list *l = ctx;
+
+	if (l->n == l->cap) {
+		size_t cap = l->cap == 0 ? 64 : l->cap * 2;
+		struct page_run *p;
+
+		if (l->n >= MELD_RUNS_MAX)
+			return -E2BIG;
+		p = realloc(l->r, cap * sizeof(*p));
+		if (p == NULL)
+			return -ENOMEM;
+		l->r = p;
+		l->cap = cap;
+	}
+	l->r[l->n++] = *r;
+	return 0;
+}
+
+/* The extents of both sets in the order of their pages. */
+int meld_runs(const struct map *a, const struct extset *wa, const struct map *b,
+    const struct extset *wb, struct page_run **runs, size_t *nruns)
+{
+	struct list out = {0};
+	size_t i = 0;
+	size_t k = 0;
+	int rc = 0;
+
+	while (rc == 0 && (i < wa->n || k < wb->n)) {
+		bool of_a = k == wb->n ||
+			    (i < wa->n && wa->x[i].first < wb->x[k].first);
+		const struct firn_extent *x = of_a ? &wa->x[i++] : &wb->x[k++];
+
+		rc = map_walk(of_a ? a : b, x->first, x->npages, add_run, &out);
+	}
+	if (rc != 0) {
+		free(out.r);
+		return rc;
+	}
+	*runs = out.r;
+	*nruns = out.n;
+	return 0;
+}
