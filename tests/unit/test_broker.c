@@ -1331,7 +1331,7 @@ static void clients_go(void **state)
 {
 	static const char *const method[] = {"segment.freeze", "segment.sever",
 	    "dirty.query", "vm.segments", "vm.wait", "snapshot.open",
-	    "snapshot.show", "snapshot.diff", "view.map"};
+	    "snapshot.show", "snapshot.diff", "snapshot.heat", "view.map"};
 	struct world *x = *state;
 	struct fake *f = launch(x, 0, "v");
 
@@ -1347,8 +1347,9 @@ static void clients_go(void **state)
 			    : i < 7  ? json_pack("{s:s}", "snapshot", "s")
 			    : i == 7
 				? json_pack("{s:s,s:s}", "a", "s", "b", "v:0")
-				: json_pack(
-				      "{s:s,s:s}", "vm", "v", "snapshot", "s");
+			    : i == 8 ? json_pack("{s:s}", "ref", "v:0")
+				     : json_pack("{s:s,s:s}", "vm", "v",
+					   "snapshot", "s");
 
 			request(x, method[i], p, NULL, 0);
 			for (int k = 0; k < turns; k++)
@@ -1370,6 +1371,7 @@ enum op {
 	OP_OPEN,
 	OP_IMPORT,
 	OP_SHOW,
+	OP_HEAT,
 	OP_DIRTY,
 	OP_EXACT,
 	OP_END
@@ -1379,7 +1381,7 @@ static json_t *op_call(struct world *x, enum op op, int import_fd)
 {
 	static const char *const method[] = {"segment.freeze", "segment.sever",
 	    "view.map", "snapshot.diff", "snapshot.open", "snapshot.import",
-	    "snapshot.show", "dirty.query", "dirty.query"};
+	    "snapshot.show", "snapshot.heat", "dirty.query", "dirty.query"};
 	json_t *p = NULL;
 
 	if (op == OP_FREEZE || op == OP_SEVER)
@@ -1392,6 +1394,8 @@ static json_t *op_call(struct world *x, enum op op, int import_fd)
 		    "{s:s,s:s,s:b}", "a", "s1", "b", "s2", "exact", 1);
 	else if (op == OP_OPEN || op == OP_SHOW)
 		p = json_pack("{s:s}", "snapshot", "s2");
+	else if (op == OP_HEAT)
+		p = json_pack("{s:s}", "ref", "v:0");
 	else if (op == OP_IMPORT)
 		p = json_pack("{s:I}", "pages", (json_int_t)NPAGES);
 	else
@@ -1404,6 +1408,23 @@ static json_int_t int_of(const json_t *m, const char *key)
 {
 	return json_integer_value(
 	    json_object_get(json_object_get(m, "result"), key));
+}
+
+/* Of a heatmap with a page a cell: how many are in the newest layer. */
+static uint32_t newest_cells(struct world *x)
+{
+	uint64_t cell[NPAGES][3];
+	uint32_t n = 0;
+
+	assert_int_equal(x->nfds, 2);
+	assert_int_equal(
+	    pread(x->fds[0], cell, sizeof(cell), 0), (ssize_t)sizeof(cell));
+	for (uint64_t i = 0; i < NPAGES; i++) {
+		assert_int_equal(cell[i][0], cell[i][1] != UINT64_MAX);
+		assert_int_equal(cell[i][1], cell[i][2]);
+		n += cell[i][1] == 0;
+	}
+	return n;
 }
 
 /* That the operation, which succeeded at last, was right. */
@@ -1426,6 +1447,9 @@ static void op_check(
 	} else if (op == OP_OPEN) {
 		show_runs(x->fds[0], x->fds + 1, (uint32_t)x->nfds - 1, tags);
 		assert_memory_equal(tags, truth, sizeof(tags));
+		drop_fds(x);
+	} else if (op == OP_HEAT) {
+		assert_int_equal(newest_cells(x), NPAGES / 4);
 		drop_fds(x);
 	} else if (op == OP_SHOW) {
 		assert_int_equal(int_of(m, "pages"), NPAGES);

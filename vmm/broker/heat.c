@@ -156,7 +156,7 @@ static void end_cell(struct heat_op *op)
 		if (i == 0 || k > newest)
 			newest = k;
 		if (i == 0 || op->in_cell[k] > op->in_cell[most] ||
-		    (op->in_cell[k] == op->in_cell[most] && k > most))
+		    (k > most && op->in_cell[k] == op->in_cell[most]))
 			most = k;
 	}
 	for (size_t i = 0; i < op->ntouched; i++) {
