@@ -232,7 +232,7 @@ install: programs guests
 	ln -sf libfirn.so.0 $(DESTDIR)$(PREFIX)/lib/libfirn.so
 	sed 's|@PREFIX@|$(PREFIX)|' tools/libfirn/firn.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/firn.pc
 	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
-	install -m 755 $(wildcard $O/guest/db_*) $(DESTDIR)$(PREFIX)/share/firn/guests/
+	install -m 755 $(wildcard $O/guest/db_*) $O/guest/book_seats $(DESTDIR)$(PREFIX)/share/firn/guests/
 
 clean:
 	rm -rf out

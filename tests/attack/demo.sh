@@ -55,6 +55,24 @@ is "attack leaves no snapshot" \
 is "attack leaves no guest" "$("$FIRN" ps --json | jq \
     '[.vms[] | select(.state != "exited")] | length')" 0
 
+"$FIRN" demo meld >"$T/out" 2>"$T/err" </dev/null
+is "meld" "$? $(cat "$T/err")" "0 "
+for line in 'box office: made 4096 seats in 256 rows' \
+    'agent 2: booked [1-9][0-9]* seats for 60 parties, .* [1-9][0-9]* written' \
+    'meld plan a1 b1: no conflict, [1-9][0-9]* changed pages put together' \
+    'in sold [0-9]+ taken: 1500 before, 540 by agent 1, 540 by agent 2; 0 sold' \
+    'meld sold a2 b2: refused: they conflict' '^  write/write: row ' \
+    '^  read/write: row ' 'agent 2 looks again' 'meld a2 a3 b3: no conflict' \
+    'in all [0-9]+ taken: 1500 before, 592 by agent 1, 584 by agent 2; 0 sold'; do
+	like "meld says: $line" "$(cat "$T/out")" "$line"
+done
+is "meld, as JSON: kinds of conflict" "$("$FIRN" demo meld --json 2>/dev/null |
+    jq -c '[.meld.conflicts[] | .[2]]')" '["write/write","read/write"]'
+is "meld leaves no snapshot" \
+    "$("$FIRN" snapshots --json | jq '.snapshots | length')" 0
+is "meld leaves no guest" "$("$FIRN" ps --json | jq \
+    '[.vms[] | select(.state != "exited")] | length')" 0
+
 "$FIRN" demo </dev/null >"$T/out" 2>"$T/err" &
 demo=$!
 until_true 30 grep -q '^freeze v1' "$T/out"
@@ -64,4 +82,5 @@ is "a signal ends it" $? 143
 works "and leaves nothing" nothing_left
 is "and no snapshot" "$("$FIRN" snapshots --json | jq '.snapshots | length')" 0
 refused "a demonstration that is none" 2 "no demonstration" "$FIRN" demo dance
+refused "meld of a file" 2 "takes no file" "$FIRN" demo meld "$T/rows.csv"
 refused "attack of a file" 2 "takes no file" "$FIRN" demo attack "$T/rows.csv"

@@ -210,20 +210,32 @@ void demo_drop(struct cli *c, const char *snapshot)
 	    &e);
 }
 
+static const struct {
+	const char *name;
+	bool takes_file;
+	int (*show)(struct cli *c, const char *file, json_t *facts);
+} demos[] = {
+    {"publish", true, demo_publish},
+    {"attack", false, demo_attack},
+    {"meld", false, demo_meld},
+};
+
+#define NDEMOS (sizeof(demos) / sizeof(demos[0]))
+
 /* The demonstrations that (a) names, one after the other. */
 static int show(struct cli *c, const struct args *a, json_t *facts)
 {
-	const char *which = a->nwords > 0 ? a->words[0] : "";
 	const char *file = a->nwords > 1 ? a->words[1] : NULL;
 	uint64_t begin = demo_now_ns();
 	int rc = 0;
 
-	if (strcmp(which, "attack") != 0)
-		rc = demo_publish(c, file, facts);
-	if (rc == 0 && *which == '\0')
-		puts("");
-	if (rc == 0 && strcmp(which, "publish") != 0)
-		rc = demo_attack(c, facts);
+	for (size_t i = 0; i < NDEMOS && rc == 0; i++) {
+		if (a->nwords > 0 && strcmp(a->words[0], demos[i].name) != 0)
+			continue;
+		if (a->nwords == 0 && i > 0)
+			puts("");
+		rc = demos[i].show(c, file, facts);
+	}
 	(void)json_object_set_new(facts, "total_ns",
 	    json_integer((json_int_t)(demo_now_ns() - begin)));
 	return rc;
@@ -266,15 +278,16 @@ int verb_demo(struct cli *c, const struct args *a)
 
 int check_demo(struct cli *c, const struct args *a)
 {
-	const char *which = a->nwords > 0 ? a->words[0] : "publish";
+	const char *which = a->nwords > 0 ? a->words[0] : demos[0].name;
 
-	if (strcmp(which, "publish") != 0 && strcmp(which, "attack") != 0) {
-		cli_fail(c, "no demonstration '%s': publish or attack", which);
+	for (size_t i = 0; i < NDEMOS; i++) {
+		if (strcmp(which, demos[i].name) != 0)
+			continue;
+		if (demos[i].takes_file || a->nwords < 2)
+			return EX_OK;
+		cli_fail(c, "%s takes no file", which);
 		return EX_USAGE;
 	}
-	if (strcmp(which, "attack") == 0 && a->nwords > 1) {
-		cli_fail(c, "attack takes no file");
-		return EX_USAGE;
-	}
-	return EX_OK;
+	cli_fail(c, "no demonstration '%s': publish, attack or meld", which);
+	return EX_USAGE;
 }

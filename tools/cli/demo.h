@@ -45,8 +45,10 @@ uint64_t demo_now_ns(void);
 json_t *demo_freeze(struct cli *c, struct demo_vm *vm, const char *name);
 void demo_drop(struct cli *c, const char *snapshot);
 
-/* (facts), an object, gets the figures that are printed. */
+/* (facts), an object, gets the figures that are printed; (file) may be NULL and
+ * is NULL where none is taken. */
 int demo_publish(struct cli *c, const char *file, json_t *facts);
-int demo_attack(struct cli *c, json_t *facts);
+int demo_attack(struct cli *c, const char *file, json_t *facts);
+int demo_meld(struct cli *c, const char *file, json_t *facts);
 
 #endif /* TOOLS_CLI_DEMO_H */

@@ -157,12 +157,13 @@ static int start_evil(struct cli *c, struct demo_vm *vm)
 	return r == NULL ? -1 : 0;
 }
 
-int demo_attack(struct cli *c, json_t *facts)
+int demo_attack(struct cli *c, const char *file, json_t *facts)
 {
 	json_t *said = json_array();
 	struct demo_vm evil;
 	int rc;
 
+	(void)file;
 	puts(
 	    "== attack: the publisher changes its database's length and back "
 	    "for ever; a reader\n   of a view of it validates the length, then "

@@ -282,14 +282,14 @@ const struct verb cli_verbs[] = {
 	.check = check_heatmap,
 	.run = verb_heatmap},
     {.name = "demo",
-	.words = "[publish [FILE] | attack]",
+	.words = "[publish [FILE] | attack | meld]",
 	.summary = "show what firn is for, with real guests",
 	.notes =
 	    "publish: a guest builds an SQLite database in a segment, from "
 	    "FILE (any text or\nCSV) or texts that Debian ships; three "
 	    "others query the frozen bytes in place\nwhile it goes on "
-	    "writing. attack: the publisher turned malicious. Both if "
-	    "none\nis named.",
+	    "writing. attack: the publisher turned malicious. meld: two "
+	    "guests sell seats of\none table at once. All if none is named.",
 	.max = 2,
 	.link = LINK_PRIVATE,
 	.takes_signals = true,

@@ -169,8 +169,8 @@ static void meld_refuse(struct meld_op *op)
 	struct err e;
 
 	(void)err_set(&e, -ESTALE,
-	    "they conflict: both wrote %" PRIu64 " pages, and %" PRIu64
-	    " more were written by one and read by the other",
+	    "they conflict: pages that both wrote: %" PRIu64
+	    ", that one wrote and the other read: %" PRIu64,
 	    op->conflicts.write_write.pages, op->conflicts.read_write.pages);
 	if (op->a.rq != NULL)
 		refuse_client(op, &e);
