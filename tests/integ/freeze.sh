@@ -139,6 +139,9 @@ od -A n -v -t u1 -w1 "$T/bitmap" | awk '{ for (b = 0; b < 8; b++) {
 	if (int($1 / 2 ^ b) % 2) print 8 * (NR - 1) + b } }' >"$T/bits"
 is "bitmap misses nothing" \
     "$(sort "$T/round" | comm -23 - <(sort "$T/bits") | wc -l)" 0
+"$FIRN" dirty v:data --cursor x --exact --peek --bitmap "$T/bitmap" >/dev/null
+is "exact bitmap: nothing" "$(tr -d '\0' <"$T/bitmap" | wc -c)" 0
+is "exact bitmap: a bit a page" "$(stat -c %s "$T/bitmap")" $((n / 8))
 like "dirty prints" "$("$FIRN" dirty v:data --cursor c)" '^[0-9]+ pages dirty'
 
 # --- ends ---------------------------------------------------------------------------

@@ -794,9 +794,9 @@ static unsigned char *ask_bitmap(
 	int fd;
 
 	if (firn_call_json(w->g.conn, "dirty.query",
-		json_pack("{s:s,s:s,s:s,s:b,s:b}", "vm", w->vm[p->vm].ref,
+		json_pack("{s:s,s:s,s:s,s:b,s:b,s:b}", "vm", w->vm[p->vm].ref,
 		    "segment", num(p->id).s, "cursor", kinds[c].name, "peek",
-		    peek, "bitmap", 1),
+		    peek, "exact", kinds[c].exact, "bitmap", 1),
 		NULL, 0, &r, &fd, &nfds, &e) != 0)
 		wrong(w, "%s", e.msg);
 	assert_int_equal(nfds, 1);
@@ -841,7 +841,7 @@ static unsigned char *ask_dirty(
 	q.a = peek ? FIRN_PEEK : 0;
 	if (kinds[c].guest)
 		return ask_guest(w, p->vm, &q, p->npages);
-	if (!kinds[c].exact && rnd(w, 3) == 0)
+	if (rnd(w, 3) == 0)
 		return ask_bitmap(w, p, c, peek);
 	return ask_extents(w, p, c, peek);
 }

@@ -214,6 +214,42 @@ int extents_result(
 	return extents_put(result, x, n, fd, &nfds);
 }
 
+static void set_bits(uint64_t *bits, const struct firn_extent *x)
+{
+	for (uint64_t i = x->first; i < x->first + x->npages; i++)
+		bits[i / 64] |= 1ULL << (i % 64);
+}
+
+int bitmap_result(json_t *result, const struct firn_extent *x, uint64_t n,
+    uint64_t npages, int *fd)
+{
+	uint64_t nwords = (npages + 63) / 64;
+	uint64_t *bits = calloc(nwords, sizeof(*bits));
+
+	*fd = -1;
+	if (bits == NULL)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < n; i++)
+		set_bits(bits, &x[i]);
+	*fd = wire_blob("firn-bitmap", bits, nwords * sizeof(*bits));
+	free(bits);
+	if (*fd < 0)
+		return *fd;
+	return json_object_set_new(result, "bitmap_fd", json_integer(0)) == 0
+		   ? 0
+		   : -ENOMEM;
+}
+
+/* The pages, as the request wants them. */
+static int pages_result(struct diff_op *op, json_t *r, int *fd)
+{
+	const struct extents *o = &op->out;
+
+	if (ctl_bool(op->a.rq, "bitmap"))
+		return bitmap_result(r, o->x, o->n, op->map[0].npages, fd);
+	return extents_result(r, o->x, o->n, fd);
+}
+
 static void answer_client(struct diff_op *op)
 {
 	json_t *r = json_pack("{s:I,s:b,s:I,s:I}", "pages",
@@ -221,7 +257,7 @@ static void answer_client(struct diff_op *op)
 	    (json_int_t)op->nodes, "diff_ns", (json_int_t)op->diff_ns);
 	struct err e;
 	int fd;
-	int rc = extents_result(r, op->out.x, op->out.n, &fd);
+	int rc = pages_result(op, r, &fd);
 
 	if (rc != 0) {
 		json_decref(r);

@@ -301,9 +301,6 @@ static int exact(struct broker *b, struct ctl_req *rq, struct bvm *vm,
 	struct exact_op *op;
 	int rc;
 
-	if (ctl_bool(rq, "bitmap"))
-		return err_set(e, -EINVAL,
-		    "an exact query answers with extents, not a bitmap");
 	op = calloc(1, sizeof(*op));
 	if (op == NULL)
 		return err_set(e, -ENOMEM, "no memory for a query");

@@ -409,6 +409,9 @@ int extents_put(json_t *result, const struct firn_extent *x, uint64_t n,
 /* The same with room for one; *fd is -1 where there is none to send. */
 int extents_result(
     json_t *result, const struct firn_extent *x, uint64_t n, int *fd);
+/* Put "bitmap_fd" into (result): one bit a page, of (npages). */
+int bitmap_result(json_t *result, const struct firn_extent *x, uint64_t n,
+    uint64_t npages, int *fd);
 
 /* --- meld.c -----------------------------------------------------------------
  */
