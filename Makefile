@@ -55,7 +55,7 @@ guests      := $(patsubst guest/work/%.c,%,$(wildcard guest/work/*.c))
 musl_guests := $(patsubst guest/work/%.c,%.musl,$(shell grep -l '^/\* musl: yes' guest/work/*.c 2>/dev/null))
 
 .PHONY: all programs guests benches check check-unit check-integ check-npt \
-	check-sanitize demo lint bench install clean bootstrap
+	check-sanitize demo lint bench curves install clean bootstrap
 all: bootstrap programs guests
 programs: $(programs:%=$O/bin/%) $O/libfirn.a $O/libfirn.so
 guests: $(guests:%=$O/guest/%) $(musl_guests:%=$O/guest/%)
@@ -165,6 +165,17 @@ $O/model/%: $O/host/tests/model/%.o $O/libfirn.a $O/libvmm.a
 	@mkdir -p $(@D)
 	@echo "  LD   $@"
 	$Q$(CC) $(ldflags) $^ $(wraps) $(libs) -lcmocka -o $@
+# Curves: what plot.py draws. Page maps are compiled anew for each fan-out.
+curves := $O/bench/curves_map $O/bench/curves_service \
+	$(patsubst %,$O/bench/curves_nodes_%,1 2 3 4)
+$O/bench/curves_%: $O/host/tests/bench/curves/curves_%.o $O/libfirn.a $O/libvmm.a
+	@mkdir -p $(@D)
+	@echo "  LD   $@"
+	$Q$(CC) $(ldflags) $^ $(libs) -o $@
+$O/bench/curves_nodes_%: tests/bench/curves/curves_nodes.c vmm/map/map.c shared/page/run.c $O/flags
+	@mkdir -p $(@D)
+	@echo "  LD   $@"
+	$Q$(CC) $(cppflags) $(host_cflags) $(ldflags) -DMAP_FANOUT_SHIFT=$* $(filter %.c,$^) -o $@
 $O/bench/%: $O/host/tests/bench/%.o $O/libfirn.a $O/libvmm.a
 	@mkdir -p $(@D)
 	@echo "  LD   $@"
@@ -196,6 +207,9 @@ demo: all
 	$O/bin/firn demo
 bench: all benches
 	tests/bench/run --build $O
+# Measures for some minutes and writes docs/curves and docs/FIGURES.md anew.
+curves: all $(curves)
+	tests/bench/curves/plot.py $O
 
 # --- lint ------------------------------------------------------------------------
 hdrs := $(wildcard shared/*.h shared/*/*.h vmm/*/*.h tools/*/*.h guest/lib/*.h)

@@ -114,8 +114,8 @@ typedef int map_diff_fn(void *ctx, uint64_t page, uint64_t npages);
 int map_diff(const struct map *a, const struct map *b, map_diff_fn *fn,
     void *ctx, uint64_t *nodes_visited);
 
-/* The same, and asks (stop) every few thousand nodes whether to go on;
- * -ECANCELED when it says true. */
+/* The same, and asks (stop) every thousand nodes or so, a tenth of a
+ * millisecond, whether to go on; -ECANCELED when it says true. */
 typedef bool map_stop_fn(void *ctx);
 int map_diff_until(const struct map *a, const struct map *b, map_diff_fn *fn,
     map_stop_fn *stop, void *ctx, uint64_t *nodes_visited);

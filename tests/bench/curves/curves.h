@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+/* curves: what the programs share whose figures plot.py draws. Each prints a
+ * line `chart series x y` for each point. */
+#ifndef TESTS_BENCH_CURVES_CURVES_H
+#define TESTS_BENCH_CURVES_CURVES_H
+
+#include "tests/bench/bench.h"
+#include "vmm/map/map.h"
+
+static inline void curve_point(
+    const char *chart, const char *series, double x, double y)
+{
+	printf("%s\t%s\t%.0f\t%.3f\n", chart, series, x, y);
+	(void)fflush(stdout);
+}
+
+static inline uint64_t curve_rnd(uint64_t *s)
+{
+	*s ^= *s << 13;
+	*s ^= *s >> 7;
+	*s ^= *s << 17;
+	return *s;
+}
+
+/*
+ * (n) single pages of (npages), spread evenly with a random place each: (part)
+ * of (parts) of every stride, so that lists of different parts have no page in
+ * common. They are dense in (layer), as a later freeze makes them.
+ */
+static inline void curve_runs(struct page_run *r, size_t n, uint64_t npages,
+    uint64_t part, uint64_t parts, uint32_t layer, uint64_t *seed)
+{
+	uint64_t stride = npages / n;
+	uint64_t room = stride / parts;
+
+	for (size_t i = 0; i < n; i++)
+		r[i] = (struct page_run){
+		    .page = i * stride + part * room + curve_rnd(seed) % room,
+		    .npages = 1,
+		    .index = i,
+		    .layer = layer,
+		};
+}
+
+static inline void *curve_alloc(void *ctx, size_t len)
+{
+	(void)ctx;
+	return malloc(len);
+}
+
+static inline void curve_free(void *ctx, void *p, size_t len)
+{
+	(void)ctx;
+	(void)len;
+	free(p);
+}
+
+#endif /* TESTS_BENCH_CURVES_CURVES_H */
