@@ -90,6 +90,7 @@ int broker_new(struct broker **out, struct loop *l,
 		return err_set(e, -ENOMEM, "no memory");
 	}
 	map_store_init(&b->store, layer_set_map_ops(b->layers));
+	store_init(b);
 	cc.ctx = b;
 	cc.on_open = conn_open;
 	cc.on_close = conn_close;
@@ -116,6 +117,7 @@ void broker_free(struct broker *b)
 	worker_pool_free(b->pool);
 	b->pool = NULL;
 	homes_free(b);
+	store_end(b);
 	layer_set_free(b->layers);
 	free(b);
 }

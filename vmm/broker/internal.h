@@ -26,6 +26,7 @@
 #include "vmm/kin/kin.h"
 #include "vmm/layer/filetab.h"
 #include "vmm/layer/layer.h"
+#include "vmm/layer/tidy.h"
 #include "vmm/map/map.h"
 #include "vmm/wire/wire.h"
 
@@ -112,6 +113,14 @@ struct step {
 	bool first;
 	bool checked; /* its runs name (layer) by id */
 	bool severed; /* the place read zero after it */
+	bool pinned;  /* (file): what a first step came in, mapped by its VM */
+	uint32_t file;
+};
+
+/* Files that a monitor has mapped or open. */
+struct pins {
+	uint32_t *file;
+	uint32_t n;
 };
 
 /* Of the clients; a plain one's bits are with the monitor. */
@@ -141,6 +150,9 @@ struct bplace {
 	bool has_severed;
 	struct map severed;
 	struct wire_frozen severed_f;
+	struct pins pins;  /* what a view was laid from */
+	bool has_own_file; /* what was its memory until it was frozen */
+	uint32_t own_file;
 	struct cursor cursor[CURSORS_MAX];
 };
 
@@ -199,11 +211,29 @@ struct bvm {
 	uint32_t launch_len;
 	struct ctl_req *launch_rq; /* until WIRE_STARTED */
 
+	struct pins opened; /* for /snap; until the end */
 	struct wire_stats stats;
 	bool has_end;
 	struct wire_exited end;
 	char *report; /* or NULL */
 	struct waiter *waiters;
+};
+
+/* The giving back of what nobody reaches; see store.c. */
+struct store {
+	struct broker *b;
+	struct loop_timer timer;
+	struct work work;
+	struct tidy *job; /* under way, or NULL */
+	bool marking;
+	bool failed;          /* the last one */
+	bool more, sparse;    /* it left something that needs a mark */
+	uint32_t large_files; /* that it would not merge */
+	uint64_t began_ns, ended_ns, took_ns;
+	uint64_t gone, gone_began; /* entries, at the begin of the last mark */
+	uint64_t live_bytes;       /* that it found */
+	uint64_t marked_ns;        /* 0: never */
+	uint64_t marks, moved_files, moved_bytes; /* ever */
 };
 
 struct broker {
@@ -224,6 +254,7 @@ struct broker {
 	struct kins kins;
 	uint64_t next_id;
 	struct loop_timer sweeper;
+	struct store tidying;
 	struct work reaper;
 	bool reaping;
 	int reap_fd[64];
@@ -283,6 +314,21 @@ int runs_of(const struct map *m, uint64_t first, uint64_t npages,
 /* Have (rs) name files by their numbers in (t), zeroed before, instead of
  * layers. The files are held until filetab_free(). -ENOMEM, -E2BIG, -EPROTO. */
 int files_of(struct broker *b, struct runs *rs, struct filetab *t);
+
+/* --- store.c: giving back -------------------------------------------------- */
+void store_init(struct broker *b);
+void store_end(struct broker *b); /* there are no workers any more */
+/* Something was dropped or made. */
+void store_poke(struct broker *b);
+/* (p), empty, pins the files. -ENOMEM: it does not. */
+int pins_take(
+    struct broker *b, struct pins *p, const uint32_t *file, uint32_t n);
+/* It pins these too. */
+int pins_add(
+    struct broker *b, struct pins *p, const uint32_t *file, uint32_t n);
+void pins_drop(struct broker *b, struct pins *p);
+/* (p) shows nothing of any layer. */
+void place_unpin(struct broker *b, struct bplace *p);
 
 /* --- link.c -----------------------------------------------------------------
  */

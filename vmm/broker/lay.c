@@ -277,6 +277,7 @@ struct map_op {
 	struct lay_req r;
 	uint64_t extents;
 	uint64_t begin_ns;
+	struct pins pins;
 };
 
 static void map_answer(
@@ -319,6 +320,8 @@ static void map_answer(
 		map_put(&b->store, &p->cur);
 		p->cur = map_get(&b->store, &op->r.snap->map);
 		p->shown = snap_hold(op->r.snap);
+		p->pins = op->pins;
+		op->pins = (struct pins){0};
 		p->kin = kin_hold(op->r.snap->kin);
 		if (op->a.rq == NULL) {
 			struct firn_segment s = {.id = m.id,
@@ -343,6 +346,7 @@ static void map_answer(
 			(json_int_t)m.id, "snapshot",
 			(json_int_t)op->r.snap->id));
 	}
+	pins_drop(b, &op->pins);
 	snap_put(b, op->r.snap);
 	free(op);
 }
@@ -362,8 +366,21 @@ static int send_layers(struct bvm *vm, const struct numbered *x, uint32_t *sent)
 	return 0;
 }
 
-/* All of a mapping that can fail before the monitor is told of it; *out is to
- * be freed, and its bytes released, if it is not asked. */
+/* The monitor was not asked after all. (mo) may be NULL. */
+static void map_unprepare(struct lay_op *op, struct map_op *mo)
+{
+	struct bvm *vm = vm_by_id(op->b, op->r.vm);
+
+	if (mo == NULL)
+		return;
+	if ((op->r.mode & FIRN_MAP_COW) && vm != NULL)
+		bank_release(op->b, vm, op->base.npages * PAGE_SIZE);
+	pins_drop(op->b, &mo->pins);
+	free(mo);
+}
+
+/* All of a mapping that can fail before the monitor is told of it; *out is for
+ * map_unprepare() if it is not asked. */
 static int map_prepare(struct lay_op *op, struct bvm *vm,
     const struct numbered *x, struct map_op **out, struct err *e)
 {
@@ -384,6 +401,10 @@ static int map_prepare(struct lay_op *op, struct bvm *vm,
 	    bank_reserve(op->b, vm, op->base.npages * PAGE_SIZE, e) != 0) {
 		free(mo);
 		return e->code;
+	}
+	if (pins_take(op->b, &mo->pins, x->tab.file, x->tab.nfiles) != 0) {
+		map_unprepare(op, mo);
+		return err_set(e, -ENOMEM, "no memory for a view");
 	}
 	*out = mo;
 	return 0;
@@ -441,15 +462,16 @@ static int lay_tell(struct lay_op *op, struct bvm *vm, const struct numbered *x,
 		fds[nfds] = x->tab.fd[sent + nfds - 1];
 		nfds++;
 	}
+	if (rc == 0 && op->r.open &&
+	    pins_add(op->b, &vm->opened, x->tab.file, x->tab.nfiles) != 0)
+		rc = err_set(e, -ENOMEM, "no memory to open a snapshot");
 	if (rc == 0 && op->r.open)
 		send_opened(op, x, fds, nfds);
 	else if (rc == 0)
 		rc = send_map(op, vm, x, mo, fds, nfds, e);
 	if (rc == 0)
 		return 0;
-	if (mo != NULL && (op->r.mode & FIRN_MAP_COW))
-		bank_release(op->b, vm, op->base.npages * PAGE_SIZE);
-	free(mo);
+	map_unprepare(op, mo);
 	if (x->tab.nfiles >= WIRE_FDS_MAX)
 		vm_kill(op->b, vm);
 	return rc;

@@ -35,6 +35,8 @@ static void step_free(struct broker *b, struct step *s)
 		(void)close(s->runs_fd);
 	if (s->layer != RUN_ZERO)
 		layer_put(b->layers, s->layer);
+	if (s->pinned)
+		lfile_unpin(b->layers, s->file);
 	free(s->runs);
 	free(s);
 }
@@ -182,6 +184,7 @@ static int step_check(
  * has succeeded. */
 static int step_adopt(struct broker *b, struct step *s, struct err *e)
 {
+	uint32_t npieces;
 	int fd;
 	int rc;
 
@@ -192,11 +195,16 @@ static int step_adopt(struct broker *b, struct step *s, struct err *e)
 		return err_set(
 		    e, -errno, "cannot keep a layer: %s", strerror(errno));
 	rc = layer_adopt(b->layers, fd, s->npages, &s->layer, e);
-	if (rc == 0) {
-		(void)close(s->fd);
-		s->fd = -1;
+	if (rc != 0)
+		return rc;
+	(void)close(s->fd);
+	s->fd = -1;
+	if (s->first) {
+		s->file = layer_pieces(b->layers, s->layer, &npieces)->file;
+		s->pinned = true;
+		lfile_pin(b->layers, s->file);
 	}
-	return rc;
+	return 0;
 }
 
 static bool may_pass(int rc)
@@ -209,6 +217,19 @@ static void keep_severed(struct bplace *p)
 	p->severed = p->cur;
 	p->has_severed = true;
 	(void)map_zero(p->npages, &p->cur);
+}
+
+/* A first step's layer is what the place had as memory, and still maps, unless
+ * it was severed. */
+static void step_pins(struct broker *b, struct bplace *p, struct step *s)
+{
+	if (s->first || s->severed)
+		place_unpin(b, p);
+	if (!s->pinned || s->severed)
+		return;
+	p->has_own_file = true;
+	p->own_file = s->file;
+	s->pinned = false;
 }
 
 /* The oldest step that waits; it stays first in the queue if this fails for
@@ -243,6 +264,7 @@ static int step_apply(struct broker *b, struct bplace *p, struct err *e)
 	if (rc == 0) {
 		map_put(&b->store, &p->cur);
 		p->cur = next;
+		step_pins(b, p, s);
 		if (s->severed)
 			keep_severed(p);
 	}
@@ -339,6 +361,7 @@ static void lift_answer(
 		if (op->sever) {
 			map_put(&b->store, &p->cur);
 			(void)map_zero(p->npages, &p->cur);
+			place_unpin(b, p);
 		}
 		op->fn(b, vm, p, &l, NULL, op->ctx);
 	} else {

@@ -129,6 +129,8 @@ void layers_reap(struct broker *b)
 	int fd;
 
 	/* At the very end there are no workers: layer_set_free() closes. */
+	if (b->pool != NULL)
+		store_poke(b);
 	if (b->reaping || b->pool == NULL)
 		return;
 	b->nreap = 0;

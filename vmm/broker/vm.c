@@ -150,6 +150,7 @@ void place_end(struct broker *b, struct bvm *vm, struct bplace *p)
 	map_put(&b->store, &p->cur);
 	if (p->has_severed)
 		map_put(&b->store, &p->severed);
+	place_unpin(b, p);
 	snap_put(b, p->shown);
 	kin_put(p->kin);
 	lineage_put(p->lineage);
@@ -386,6 +387,7 @@ static void vm_end(struct broker *b, struct bvm *vm)
 	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
 		if (vm->place[i].used)
 			place_end(b, vm, &vm->place[i]);
+	pins_drop(b, &vm->opened);
 	caps_drop_all(b, &vm->caps);
 	free(vm->slots);
 	vm->slots = NULL;
