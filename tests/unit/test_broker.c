@@ -221,6 +221,14 @@ enum how {
 	HANGS_UP,
 	GARBAGE,
 	SILENT,
+	/* about what was touched */
+	NO_SETS,
+	SHORT_SETS,
+	LONG_SETS,
+	PIPE_SETS,
+	UNTOLD_SETS,
+	UNASKED_SETS,
+	SETS_END
 };
 
 struct fake {
@@ -233,6 +241,9 @@ struct fake {
 	uint64_t truth[NPAGES]; /* what its guest sees */
 	bool dirty[NPAGES];
 	bool written[NPAGES]; /* for the cursor */
+	/* Its one view is tracked, and what is frozen; since it was mapped. */
+	bool tracked;
+	bool read[NPAGES], wrote[NPAGES];
 	uint32_t next_id;
 	/* What the broker told it to map last, page by page. */
 	uint64_t mapped[NPAGES];
@@ -378,14 +389,32 @@ static void reply(struct fake *f, int64_t status, const void *payload,
 	    nfds);
 }
 
+/* The two bitmaps, as (how) has them. */
+static int sets_blob(struct fake *f)
+{
+	uint64_t bits[2 * NPAGES / 64 + 1] = {0};
+	size_t len = sizeof(bits) - 8;
+
+	for (uint32_t i = 0; i < NPAGES; i++) {
+		bits[i / 64] |= (uint64_t)(f->read[i] && !f->wrote[i])
+				<< i % 64;
+		bits[(NPAGES + i) / 64] |= (uint64_t)f->wrote[i] << i % 64;
+	}
+	if (f->how == SHORT_SETS)
+		len -= 8;
+	if (f->how == LONG_SETS)
+		len += 8;
+	return wire_blob("sets", bits, len);
+}
+
 static void answer_freeze(struct fake *f)
 {
 	struct page_run r[NPAGES];
 	struct wire_frozen w = {.npages = NPAGES, .nsteps = 1};
 	enum how how = f->how;
 	int p[2];
-	int fds[2];
-	uint32_t nfds = 2;
+	int fds[3];
+	uint32_t nfds = 3;
 	size_t n = make_step(f, r, &fds[1], &w.step[0].layer_npages);
 
 	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
@@ -394,7 +423,13 @@ static void answer_freeze(struct fake *f)
 	w.step[0].nruns = n;
 	spoil_runs(how, r, n);
 	spoil_frozen(how, &w);
+	w.tracked = f->tracked ? how != UNTOLD_SETS : how == UNASKED_SETS;
 	fds[0] = wire_blob("runs", r, n * sizeof(r[0]) - (how == RUNS_TORN));
+	fds[2] = sets_blob(f);
+	if (!w.tracked || how == NO_SETS)
+		nfds = 2;
+	if (how == PIPE_SETS)
+		assert_true(dup3(p[0], fds[2], O_CLOEXEC) >= 0);
 	if (how != UNSEALED)
 		(void)fcntl(fds[1], F_ADD_SEALS, (long)SEALS);
 	if (how == RUNS_PIPE)
@@ -412,6 +447,7 @@ static void answer_freeze(struct fake *f)
 		    f, 0, &w, sizeof(w) - 8 * (how == SHORT_ANSWER), fds, nfds);
 	(void)close(fds[0]);
 	(void)close(fds[1]);
+	(void)close(fds[2]);
 	(void)close(p[0]);
 	(void)close(p[1]);
 	f->first = f->p.m.type == WIRE_SEVER;
@@ -472,7 +508,23 @@ static void answer_map(struct fake *f)
 	for (uint32_t i = 0; i < f->nlayers; i++)
 		(void)close(f->layer[i]);
 	f->nlayers = 0;
+	if (q.mode & FIRN_MAP_TRACK) {
+		f->tracked = true;
+		f->first = false;
+		memcpy(f->truth, f->mapped, sizeof(f->truth));
+		memset(f->dirty, 0, sizeof(f->dirty));
+		memset(f->read, 0, sizeof(f->read));
+		memset(f->wrote, 0, sizeof(f->wrote));
+	}
 	reply(f, 0, &m, sizeof(m), NULL, 0);
+}
+
+static void answer_touched(struct fake *f)
+{
+	int fd = sets_blob(f);
+
+	reply(f, 0, NULL, 0, &fd, f->how == NO_SETS ? 0 : 1);
+	(void)close(fd);
 }
 
 static void answer_dirty(struct fake *f)
@@ -553,6 +605,8 @@ static void fake_request(struct fake *f)
 		answer_map(f);
 	else if (f->p.m.type == WIRE_DIRTY)
 		answer_dirty(f);
+	else if (f->p.m.type == WIRE_TOUCHED)
+		answer_touched(f);
 	else if (f->p.m.type == WIRE_STATS)
 		reply(f, 0, &stats, sizeof(stats), NULL, 0);
 	else
@@ -581,8 +635,14 @@ static void guest_writes(
 {
 	for (uint32_t i = from; i < NPAGES; i += step) {
 		f->truth[i] = tag + i;
-		f->dirty[i] = f->written[i] = true;
+		f->dirty[i] = f->written[i] = f->wrote[i] = true;
 	}
+}
+
+static void guest_reads(struct fake *f, uint32_t from, uint32_t step)
+{
+	for (uint32_t i = from; i < NPAGES; i += step)
+		f->read[i] = true;
 }
 
 /* --- a client ----------------------------------------------------------------
@@ -1328,12 +1388,137 @@ static void hostile_calls(void **state)
 	nothing_left(x);
 }
 
+/* --- tracked views, and what is melded of them -------------------------------
+ */
+
+static json_t *view_params(const struct fake *f, const char *name)
+{
+	return json_pack(
+	    "{s:s,s:s,s:s}", "vm", f->name, "segment", "t", "name", name);
+}
+
+/* (f) shows (snap) in a tracked view, which is what it freezes. */
+static void track_view(struct world *x, struct fake *f, const char *snap)
+{
+	must_do(x, "view.map",
+	    json_pack("{s:s,s:s,s:s,s:b,s:b}", "vm", f->name, "snapshot", snap,
+		"name", "t", "cow", 1, "track", 1));
+}
+
+static json_t *meld_params(const char *base, const char *a, const char *b)
+{
+	return json_pack("{s:s,s:s,s:s}", "base", base, "a", a, "b", b);
+}
+
+/* "base", and "a" and "b" of tracked views of it on two monitors. */
+static void prepare_meld(struct world *x, struct fake *f, struct fake *g)
+{
+	guest_writes(f, 0, 1, 1000);
+	must_do(x, "segment.freeze", freeze_params(f, "base"));
+	track_view(x, f, "base");
+	track_view(x, g, "base");
+	guest_writes(f, 0, 8, 500000);
+	guest_reads(f, 0, 4);
+	guest_writes(g, 1, 8, 700000);
+	guest_reads(g, 1, 4);
+	must_do(x, "segment.freeze", view_params(f, "a"));
+	must_do(x, "segment.freeze", view_params(g, "b"));
+}
+
+/* What the meld of those must show. */
+static void melded_truth(uint64_t *truth)
+{
+	for (uint64_t i = 0; i < NPAGES; i++)
+		truth[i] = i + (i % 8 == 0      ? 500000
+				   : i % 8 == 1 ? 700000
+						: 1000);
+}
+
+static void melds(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch(x, 0, "v");
+	struct fake *g = launch(x, 1, "w");
+	uint64_t truth[NPAGES];
+	json_t *data;
+	json_t *m;
+	json_t *r;
+
+	prepare_meld(x, f, g);
+	melded_truth(truth);
+	m = meld_params("base", "a", "b");
+	(void)json_object_set_new(m, "name", json_string("m"));
+	must_do(x, "snapshot.meld", m);
+	shows(x, "m", truth);
+	/* Now it also reads what the other wrote: its sets go on. */
+	guest_reads(g, 0, 256);
+	must_do(x, "segment.freeze", view_params(g, "b2"));
+	m = call(x, "snapshot.meld", meld_params("base", "a", "b2"));
+	assert_false(good(m));
+	data = json_object_get(json_object_get(m, "error"), "data");
+	assert_string_equal(
+	    json_string_value(json_object_get(data, "errno")), "ESTALE");
+	assert_int_equal(
+	    json_array_size(json_object_get(data, "conflicts")), NPAGES / 256);
+	json_decref(m);
+	r = must(
+	    x, "track.query", json_pack("{s:s,s:s}", "vm", "w", "view", "t"));
+	assert_int_equal(json_integer_value(json_object_get(
+			     json_object_get(r, "writes"), "pages")),
+	    NPAGES / 8);
+	json_decref(r);
+	must_fail(x, "segment.sever", view_params(g, "no"));
+	must_fail(x, "snapshot.meld", meld_params("a", "base", "b"));
+	must_fail(
+	    x, "track.query", json_pack("{s:s,s:s}", "vm", "w", "view", "0"));
+	end_vm(x, f);
+	end_vm(x, g);
+	nothing_left(x);
+}
+
+/* Sets that are missing, torn, no memfd, not told of, or of a place that is
+ * not tracked. */
+static void hostile_sets(void **state)
+{
+	struct world *x = *state;
+	struct fake *g = launch(x, 1, "bystander");
+
+	guest_writes(g, 0, 3, 4);
+	must_do(x, "segment.freeze", freeze_params(g, "s"));
+	for (enum how how = NO_SETS; how < SETS_END; how++) {
+		struct fake *f = launch(x, 0, "v");
+
+		if (how != UNASKED_SETS)
+			track_view(x, f, "s");
+		guest_writes(f, 0, 2, 10);
+		f->how = how;
+		must_fail(x, "segment.freeze",
+		    how == UNASKED_SETS ? freeze_params(f, "bad")
+					: view_params(f, "bad"));
+		must_do(x, "vm.wait", json_pack("{s:s}", "vm", "v"));
+		others_live(x, g);
+	}
+	for (enum how how = NO_SETS; how <= LONG_SETS; how++) {
+		struct fake *f = launch(x, 0, "v");
+
+		track_view(x, f, "s");
+		f->how = how;
+		must_fail(x, "track.query",
+		    json_pack("{s:s,s:s}", "vm", "v", "view", "t"));
+		must_do(x, "vm.wait", json_pack("{s:s}", "vm", "v"));
+		others_live(x, g);
+	}
+	end_vm(x, g);
+	nothing_left(x);
+}
+
 /* The client goes at every moment of a request. */
 static void clients_go(void **state)
 {
 	static const char *const method[] = {"segment.freeze", "segment.sever",
 	    "dirty.query", "vm.segments", "vm.wait", "snapshot.open",
-	    "snapshot.show", "snapshot.diff", "snapshot.heat", "view.map"};
+	    "snapshot.show", "snapshot.diff", "snapshot.heat", "view.map",
+	    "snapshot.meld"};
 	struct world *x = *state;
 	struct fake *f = launch(x, 0, "v");
 
@@ -1349,9 +1534,10 @@ static void clients_go(void **state)
 			    : i < 7  ? json_pack("{s:s}", "snapshot", "s")
 			    : i == 7
 				? json_pack("{s:s,s:s}", "a", "s", "b", "v:0")
-			    : i == 8 ? json_pack("{s:s}", "ref", "v:0")
-				     : json_pack("{s:s,s:s}", "vm", "v",
-					   "snapshot", "s");
+			    : i == 8  ? json_pack("{s:s}", "ref", "v:0")
+			    : i == 10 ? meld_params("s", "s", "s")
+				      : json_pack("{s:s,s:s}", "vm", "v",
+					    "snapshot", "s");
 
 			request(x, method[i], p, NULL, 0);
 			for (int k = 0; k < turns; k++)
@@ -1376,6 +1562,9 @@ enum op {
 	OP_HEAT,
 	OP_DIRTY,
 	OP_EXACT,
+	OP_TRACKED, /* freeze of a tracked view */
+	OP_TOUCHED,
+	OP_MELD,
 	OP_END
 };
 
@@ -1383,11 +1572,18 @@ static json_t *op_call(struct world *x, enum op op, int import_fd)
 {
 	static const char *const method[] = {"segment.freeze", "segment.sever",
 	    "view.map", "snapshot.diff", "snapshot.open", "snapshot.import",
-	    "snapshot.show", "snapshot.heat", "dirty.query", "dirty.query"};
+	    "snapshot.show", "snapshot.heat", "dirty.query", "dirty.query",
+	    "segment.freeze", "track.query", "snapshot.meld"};
 	json_t *p = NULL;
 
 	if (op == OP_FREEZE || op == OP_SEVER)
 		p = json_pack("{s:s}", "vm", "v");
+	else if (op == OP_TRACKED)
+		p = json_pack("{s:s,s:s}", "vm", "v", "segment", "t");
+	else if (op == OP_TOUCHED)
+		p = json_pack("{s:s,s:s}", "vm", "v", "view", "t");
+	else if (op == OP_MELD)
+		p = meld_params("base", "a", "b");
 	else if (op == OP_MAP)
 		p = json_pack(
 		    "{s:s,s:s,s:b}", "vm", "w", "snapshot", "s2", "cow", 1);
@@ -1442,8 +1638,13 @@ static void op_check(
 	if (op == OP_SEVER) {
 		/* The first try may have succeeded and not been told. */
 		some_shows(x, truth);
-	} else if (op == OP_FREEZE || op == OP_IMPORT) {
+	} else if (op == OP_FREEZE || op == OP_IMPORT || op == OP_MELD) {
 		shows(x, id, truth);
+	} else if (op == OP_TRACKED) {
+		shows(x, id, truth);
+		must_do(x, "snapshot.meld", meld_params("base", id, "b"));
+	} else if (op == OP_TOUCHED) {
+		assert_int_equal(int_of(m, "pages"), NPAGES);
 	} else if (op == OP_MAP) {
 		assert_memory_equal(w->mapped, truth, sizeof(tags));
 	} else if (op == OP_OPEN) {
@@ -1460,7 +1661,8 @@ static void op_check(
 	} else {
 		assert_int_equal(int_of(m, "pages"), NPAGES / 2);
 	}
-	shows(x, "s2", x->fake[2].truth);
+	if (op < OP_TRACKED)
+		shows(x, "s2", x->fake[2].truth);
 }
 
 static int import_file(const uint64_t *truth)
@@ -1479,8 +1681,16 @@ static int import_file(const uint64_t *truth)
 static void prepare(struct world *x, enum op op, uint64_t *truth)
 {
 	struct fake *f = launch(x, 0, "v");
+	struct fake *g = launch(x, 1, "w");
 
-	(void)launch(x, 1, "w");
+	if (op >= OP_TRACKED) {
+		prepare_meld(x, f, g);
+		guest_writes(f, 2, 8, 1);
+		memcpy(truth, f->truth, sizeof(f->truth));
+		if (op == OP_MELD)
+			melded_truth(truth);
+		return;
+	}
 	guest_writes(f, 0, 1, 1000);
 	must_do(x, "segment.freeze", freeze_params(f, "s1"));
 	guest_writes(f, 1, 2, 500000);
@@ -1591,6 +1801,8 @@ int main(void)
 	    T(deaf_monitor),
 	    T(flood),
 	    T(hostile_calls),
+	    T(melds),
+	    T(hostile_sets),
 	    T(clients_go),
 	    T(one_call_fails),
 	    T(one_json_call_fails),
