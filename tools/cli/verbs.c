@@ -282,7 +282,7 @@ const struct verb cli_verbs[] = {
 	.check = check_heatmap,
 	.run = verb_heatmap},
     {.name = "demo",
-	.words = "[publish [FILE] | attack | meld]",
+	.words = "[NAME [FILE]]",
 	.summary = "show what firn is for, with real guests",
 	.notes =
 	    "publish: a guest builds an SQLite database in a segment, from "
