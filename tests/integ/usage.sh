@@ -38,7 +38,7 @@ refused "segment without a name" 2 "NAME=VALUE" "$FIRN" run --segment =4K x
 
 for v in ps "kill v" "pause v" "resume v" "wait v" "segments v" "freeze v" \
     "sever v:a" graph "heatmap v:a" "map v s" "unmap v:a" "track v:a" \
-    snapshots "show s" "diff a b" "meld a b c" \
+    snapshots stats "show s" "diff a b" "meld a b c" \
     "dirty v --cursor c" "read s 0 1" "import /dev/null" "export s $T/f"; do
 	# shellcheck disable=SC2086
 	refused "no daemon: $v" 1 "no daemon runs at .*firn daemon" "$FIRN" $v

@@ -243,6 +243,7 @@ int check_unmap(struct cli *c, const struct args *a);
 int verb_unmap(struct cli *c, const struct args *a);
 int verb_track(struct cli *c, const struct args *a);
 int verb_snapshots(struct cli *c, const struct args *a);
+int verb_stats(struct cli *c, const struct args *a);
 int verb_show(struct cli *c, const struct args *a);
 int verb_drop(struct cli *c, const struct args *a);
 int verb_diff(struct cli *c, const struct args *a);

@@ -80,6 +80,10 @@ static const struct opt heatmap_opts[] = {
 	OPT_SIZE, AT(width)},
     {0},
 };
+static const struct opt stats_opts[] = {
+    {"--exact", NULL, "count what is reachable first", OPT_FLAG, AT(exact)},
+    {0},
+};
 static const struct opt daemon_opts[] = {
     {"--bank", "SIZE", "memory that all guests together may use", OPT_SIZE,
 	AT(bank)},
@@ -281,6 +285,14 @@ const struct verb cli_verbs[] = {
 	.link = LINK_DAEMON,
 	.check = check_heatmap,
 	.run = verb_heatmap},
+    {.name = "stats",
+	.words = "",
+	.summary = "what there is, and what it takes",
+	.notes = "live and dead are as last counted, what came since counted "
+		 "as live.",
+	.opts = stats_opts,
+	.link = LINK_DAEMON,
+	.run = verb_stats},
     {.name = "demo",
 	.words = "[NAME [FILE]]",
 	.summary = "show what firn is for, with real guests",

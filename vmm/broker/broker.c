@@ -143,23 +143,3 @@ void op_subscribe(void *ctx, struct ctl_req *rq)
 	c->subscribed = true;
 	ctl_reply(rq, NULL, NULL, 0);
 }
-
-void op_stats(void *ctx, struct ctl_req *rq)
-{
-	struct broker *b = ctx;
-	struct layer_totals sum;
-	uint64_t vms = 0;
-
-	layer_set_totals(b->layers, &sum);
-	for (struct bvm *vm = b->vms; vm != NULL; vm = vm->next)
-		vms += vm->state != VM_EXITED && !vm->dead;
-	ctl_reply(rq,
-	    json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "vms",
-		(json_int_t)vms, "snapshots", (json_int_t)b->nsnaps, "layers",
-		(json_int_t)sum.layers, "layer_bytes", (json_int_t)sum.bytes,
-		"nodes", (json_int_t)b->store.nnodes, "node_bytes",
-		(json_int_t)b->store.nbytes, "bank_bytes",
-		(json_int_t)b->bank_max, "reserved_bytes",
-		(json_int_t)b->bank_used),
-	    NULL, 0);
-}

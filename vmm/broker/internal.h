@@ -232,7 +232,8 @@ struct store {
 	uint64_t began_ns, ended_ns, took_ns;
 	uint64_t gone, gone_began; /* entries, at the begin of the last mark */
 	uint64_t live_bytes;       /* that it found */
-	uint64_t marked_ns;        /* 0: never */
+	uint64_t held_bytes;       /* when it had ended */
+	struct stats_op *waiting;  /* for a mark */
 	uint64_t marks, moved_files, moved_bytes; /* ever */
 };
 
@@ -318,6 +319,8 @@ int files_of(struct broker *b, struct runs *rs, struct filetab *t);
 /* --- store.c: giving back -------------------------------------------------- */
 void store_init(struct broker *b);
 void store_end(struct broker *b); /* there are no workers any more */
+/* The mark that began then is done: answer who waited for it. */
+void stats_marked(struct broker *b, uint64_t began_ns);
 /* Something was dropped or made. */
 void store_poke(struct broker *b);
 /* (p), empty, pins the files. -ENOMEM: it does not. */

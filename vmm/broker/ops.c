@@ -233,10 +233,25 @@ static const struct ctl_param track_results[] = {SIZE("pages", "of the view"),
 	.fields = set_fields},
     END};
 
+static const struct ctl_param stats_params[] = {
+    BOOL_OPT("exact", "count what is reachable first"), END};
 static const struct ctl_param stats_results[] = {SIZE("vms", "that live"),
+    SIZE("silent_vms", "whose monitor did not answer in time"),
     SIZE("snapshots", "that live"), SIZE("layers", "held"),
-    SIZE("layer_bytes", "of memory in layers"), SIZE("nodes", "of page maps"),
-    SIZE("node_bytes", "of page maps"),
+    SIZE("files", "that layers are in; each a descriptor"),
+    SIZE("pieces", "of layers in files"),
+    SIZE("layer_bytes", "of memory in files: live and dead"),
+    SIZE("live_bytes", "that page maps reach, as last counted"),
+    SIZE("dead_bytes", "that they do not"),
+    SIZE("pinned_files", "mapped by monitors or opened by clients"),
+    SIZE("pinned_bytes", "of these files, whole"),
+    SIZE("nodes", "of page maps"), SIZE("node_bytes", "of page maps"),
+    SIZE("table_bytes", "of firnd's tables of layers and files"),
+    SIZE("private_bytes", "of VMs' segments and views, theirs alone"),
+    SIZE("mapped_bytes", "of layers that VMs map, counted for each"),
+    SIZE("marks", "that counted what is reachable, so far"),
+    SIZE("moved_files", "compacted or merged, so far"),
+    SIZE("moved_bytes", "copied for that, so far"),
     SIZE("bank_bytes", "that may be reserved"),
     SIZE("reserved_bytes", "by VMs"), END};
 
@@ -249,6 +264,7 @@ static const struct ctl_op ops[] = {
 	.handler = op_subscribe},
     {.name = "service.stats",
 	.summary = "what there is, and what it takes",
+	.params = stats_params,
 	.results = stats_results,
 	.handler = op_stats},
     {.name = "vm.launch",

@@ -96,8 +96,11 @@ static void job_done(struct work *w)
 {
 	struct store *s = store_of(w);
 	struct broker *b = s->b;
+	struct layer_totals sum;
 	struct tidy_result r;
 	struct err e;
+	uint64_t began_ns = s->began_ns;
+	bool marking = s->marking;
 	int rc = tidy_end(s->job, &r, &e);
 	uint64_t now = now_ns();
 
@@ -113,12 +116,23 @@ static void job_done(struct work *w)
 	if (r.marked) {
 		s->gone = s->gone_began;
 		s->live_bytes = r.live_bytes;
-		s->marked_ns = now;
 		s->marks++;
 	}
 	s->moved_bytes += r.moved_bytes;
 	s->moved_files += r.from_files;
+	/* Its files are taken to be closed, so that they do not count. */
 	layers_reap(b);
+	if (!marking)
+		return;
+	layer_set_totals(b->layers, &sum);
+	if (r.marked)
+		s->held_bytes = sum.bytes;
+	stats_marked(b, began_ns);
+}
+
+static void wait_until(struct store *s, uint64_t due, uint64_t now)
+{
+	loop_timer_start(&s->timer, (uint32_t)((due - now) / 1000000) + 1);
 }
 
 static void job_start(struct broker *b, bool mark)
@@ -134,7 +148,9 @@ static void job_start(struct broker *b, bool mark)
 	if (tidy_begin(b->layers, &b->store, &conf, &s->job) != 0) {
 		s->failed = true;
 		s->ended_ns = s->began_ns;
-		loop_timer_start(&s->timer, STORE_PAUSE_NS / 1000000);
+		wait_until(s, s->ended_ns + STORE_PAUSE_NS, s->ended_ns);
+		if (mark)
+			stats_marked(b, s->began_ns);
 		return;
 	}
 	worker_submit(b->pool, &s->work, job_run, job_done);
@@ -155,6 +171,8 @@ static uint64_t mark_due(struct broker *b, const struct layer_totals *sum)
 	uint64_t gone = sum->entries_gone - s->gone;
 	uint64_t pause = STORE_PAUSE_NS;
 
+	if (s->waiting != NULL)
+		return 1;
 	if (s->sparse || s->more)
 		return s->ended_ns + pause;
 	if (gone == 0 || sum->bytes - sum->pinned_bytes <= STORE_SLACK)
@@ -164,11 +182,6 @@ static uint64_t mark_due(struct broker *b, const struct layer_totals *sum)
 	if (pause < s->took_ns * STORE_FACTOR)
 		pause = s->took_ns * STORE_FACTOR;
 	return s->ended_ns + pause;
-}
-
-static void wait_until(struct store *s, uint64_t due, uint64_t now)
-{
-	loop_timer_start(&s->timer, (uint32_t)((due - now) / 1000000) + 1);
 }
 
 void store_poke(struct broker *b)
@@ -210,6 +223,7 @@ void store_init(struct broker *b)
 
 void store_end(struct broker *b)
 {
+	stats_marked(b, UINT64_MAX);
 	loop_timer_stop(&b->tidying.timer);
 	while (map_reap(&b->store, STORE_NODES))
 		;

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "tools/cli/cli.h"
+
+static void line(const char *what, const json_t *r, const char *key)
+{
+	char buf[16];
+
+	(void)printf(
+	    "%-10s %8s\n", what, fmt_size(json_u64(r, key), buf, sizeof(buf)));
+}
+
+static int print(const json_t *r)
+{
+	(void)printf("VMs        %8" PRIu64 "\nsnapshots  %8" PRIu64
+		     "\nlayers     %8" PRIu64 " in %" PRIu64 " files\n",
+	    json_u64(r, "vms"), json_u64(r, "snapshots"), json_u64(r, "layers"),
+	    json_u64(r, "files"));
+	line("held", r, "layer_bytes");
+	line("  live", r, "live_bytes");
+	line("  dead", r, "dead_bytes");
+	line("  pinned", r, "pinned_bytes");
+	line("nodes", r, "node_bytes");
+	line("tables", r, "table_bytes");
+	line("private", r, "private_bytes");
+	line("mapped", r, "mapped_bytes");
+	line("moved", r, "moved_bytes");
+	line("reserved", r, "reserved_bytes");
+	line("bank", r, "bank_bytes");
+	return ferror(stdout) || fflush(stdout) ? EX_FAIL : EX_OK;
+}
+
+int verb_stats(struct cli *c, const struct args *a)
+{
+	json_t *r =
+	    cli_call(c, "service.stats", json_pack("{s:b}", "exact", a->exact));
+	int ret;
+
+	if (!r)
+		return EX_FAIL;
+	ret = c->json ? out_json(r) : print(r);
+	json_decref(r);
+	return ret;
+}
