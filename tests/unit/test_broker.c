@@ -990,7 +990,8 @@ static void drop_all(struct world *x)
 static const char *what_is_left(json_t *r)
 {
 	static const char *const zero[] = {"vms", "snapshots", "layers",
-	    "layer_bytes", "nodes", "node_bytes", "reserved_bytes"};
+	    "layer_bytes", "nodes", "node_bytes", "records", "record_bytes",
+	    "reserved_bytes"};
 
 	for (size_t i = 0; i < sizeof(zero) / sizeof(zero[0]); i++)
 		if (json_integer_value(json_object_get(r, zero[i])) != 0)
@@ -1481,6 +1482,67 @@ static void melds(void **state)
 	nothing_left(x);
 }
 
+static json_int_t stat_of(struct world *x, const char *key)
+{
+	json_t *r = must(x, "service.stats", json_object());
+	json_int_t n = json_integer_value(json_object_get(r, key));
+
+	json_decref(r);
+	return n;
+}
+
+/* Pages of NPAGES are five levels of four. */
+#define DEPTH 5
+
+/* A view that is frozen makes a descendant, which has all but the path to the
+ * page that changed in common with what the view shows; and however often, with
+ * what was made dropped, nothing more is kept. */
+static void descendants(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch(x, 0, "v");
+	struct fake *g = launch(x, 1, "w");
+	json_int_t nodes;
+	json_int_t layers;
+	json_int_t id;
+	json_t *r;
+
+	guest_writes(f, 0, 1, 1000);
+	must_do(x, "segment.freeze", freeze_params(f, "s0"));
+	guest_writes(f, 1, 2, 7000);
+	r = must(x, "segment.freeze", freeze_params(f, "s1"));
+	id = json_integer_value(json_object_get(r, "snapshot"));
+	json_decref(r);
+	must_do(x, "view.map",
+	    json_pack("{s:s,s:s,s:s,s:b}", "vm", "w", "snapshot", "s1", "name",
+		"t", "cow", 1));
+	memcpy(g->truth, g->mapped, sizeof(g->truth));
+	g->first = false;
+	nodes = stat_of(x, "nodes");
+	layers = stat_of(x, "layers");
+	assert_true(nodes > NPAGES / 8);
+	guest_writes(g, NPAGES / 2, NPAGES, 1);
+	must_do(x, "segment.freeze", view_params(g, "d"));
+	assert_in_range(stat_of(x, "nodes"), nodes, nodes + DEPTH);
+	assert_int_equal(stat_of(x, "layers"), layers + 1);
+	shows(x, "d", g->truth);
+	r = must(x, "snapshot.show", json_pack("{s:s}", "snapshot", "d"));
+	assert_int_equal(json_integer_value(json_object_get(r, "parent")), id);
+	json_decref(r);
+	for (int i = 0; i < 300; i++) {
+		must_do(
+		    x, "snapshot.drop", json_pack("{s:s}", "snapshot", "d"));
+		must_do(x, "segment.freeze", view_params(g, "d"));
+	}
+	assert_in_range(stat_of(x, "records"), 3, 5);
+	r = must(x, "snapshot.show", json_pack("{s:s}", "snapshot", "d"));
+	assert_int_equal(json_integer_value(json_object_get(r, "parent")), id);
+	json_decref(r);
+	end_vm(x, f);
+	end_vm(x, g);
+	nothing_left(x);
+}
+
 /* Sets that are missing, torn, no memfd, not told of, or of a place that is
  * not tracked. */
 static void hostile_sets(void **state)
@@ -1807,6 +1869,7 @@ int main(void)
 	    T(flood),
 	    T(hostile_calls),
 	    T(melds),
+	    T(descendants),
 	    T(hostile_sets),
 	    T(clients_go),
 	    T(one_call_fails),

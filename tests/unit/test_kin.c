@@ -258,6 +258,7 @@ static void a_long_life_stays_small(void **state)
 	kin_put(at);
 	kin_died(base);
 	assert_int_equal(all.n, 0);
+	assert_int_equal(all.bytes, 0);
 }
 
 static void chains_unite(void **state)
@@ -294,6 +295,7 @@ static void chains_unite(void **state)
 	assert_false(kin_tracked(c)); /* relative to nothing */
 	kin_died(c);
 	assert_int_equal(all.n, 0);
+	assert_int_equal(all.bytes, 0);
 }
 
 /* A record that cannot be merged for want of memory is merged later. */
@@ -323,10 +325,12 @@ static void merges_without_memory(void **state)
 	kin_died(c);
 	kin_died(a);
 	assert_int_equal(all.n, 0);
+	assert_int_equal(all.bytes, 0);
 	left = 0;
 	assert_null(kin_new(&all, 1));
 	left = -1;
 	assert_int_equal(all.n, 0);
+	assert_int_equal(all.bytes, 0);
 }
 
 /* --- at random ------------------------------------------------------------ */
@@ -476,6 +480,7 @@ static void random_families(void **state)
 			if (x->m[i].alive)
 				kin_died(x->m[i].k);
 		assert_int_equal(x->all.n, 0);
+		assert_int_equal(x->all.bytes, 0);
 		free(x);
 	}
 }

@@ -24,6 +24,7 @@ static int print(const json_t *r)
 	line("  pinned", r, "pinned_bytes");
 	line("nodes", r, "node_bytes");
 	line("tables", r, "table_bytes");
+	line("records", r, "record_bytes");
 	line("private", r, "private_bytes");
 	line("mapped", r, "mapped_bytes");
 	line("moved", r, "moved_bytes");

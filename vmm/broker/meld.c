@@ -68,14 +68,19 @@ static int unite_sides(struct meld_op *op)
 	return rc;
 }
 
+static bool meld_stops(void *ctx)
+{
+	return worker_cancelled(&((struct meld_op *)ctx)->work);
+}
+
 static int meld_compute(struct meld_op *op)
 {
 	int rc = 0;
 
 	for (int i = A; i < NSNAPS && rc == 0; i++)
 		if (!op->tracked[i])
-			rc = meld_blind(
-			    &op->map[BASE], &op->map[i], &op->sets[i]);
+			rc = meld_blind(&op->map[BASE], &op->map[i], meld_stops,
+			    op, &op->sets[i]);
 	if (rc == 0)
 		rc = meld_conflicts(&op->sets[A], &op->sets[B], &op->conflicts);
 	if (rc != 0 || op->conflicts.write_write.n > 0 ||

@@ -69,6 +69,9 @@ static json_t *stats_json(const struct stats_op *op)
 	json_t *j = layers_json(b);
 
 	(void)json_object_update_new(
+	    j, json_pack("{s:I,s:I}", "records", (json_int_t)b->kins.n,
+		   "record_bytes", (json_int_t)b->kins.bytes));
+	(void)json_object_update_new(
 	    j, json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "vms",
 		   (json_int_t)op->vms, "silent_vms", (json_int_t)op->silent,
 		   "snapshots", (json_int_t)b->nsnaps, "nodes",

@@ -32,6 +32,7 @@ struct kin *kin_new(struct kins *all, uint64_t id)
 	k->id = id;
 	k->alive = true;
 	all->n++;
+	all->bytes += sizeof(*k);
 	return k;
 }
 
@@ -66,8 +67,14 @@ void kin_descend(struct kin *k, struct kin *parent)
 	link_up(k, parent);
 }
 
+static uint64_t sets_bytes(const struct kin_sets *s)
+{
+	return (s->reads.cap + s->writes.cap) * sizeof(*s->reads.x);
+}
+
 static void untrack(struct kin *k)
 {
+	k->all->bytes -= sets_bytes(&k->sets);
 	k->tracked = false;
 	kin_sets_free(&k->sets);
 }
@@ -77,6 +84,7 @@ void kin_track(struct kin *k, struct kin_sets *s)
 	untrack(k);
 	k->tracked = true;
 	k->sets = *s;
+	k->all->bytes += sets_bytes(s);
 	*s = (struct kin_sets){0};
 }
 
@@ -108,6 +116,7 @@ static void forget(struct kin *k)
 	unlink_up(k);
 	untrack(k);
 	k->all->n--;
+	k->all->bytes -= sizeof(*k);
 	free(k);
 }
 

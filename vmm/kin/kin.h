@@ -26,6 +26,7 @@
 /* All records there are. */
 struct kins {
 	size_t n;
+	uint64_t bytes; /* of them and of their sets */
 };
 
 struct kin;

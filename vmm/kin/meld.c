@@ -48,18 +48,35 @@ int meld_conflicts(const struct kin_sets *a, const struct kin_sets *b,
 	return rc;
 }
 
+struct blind {
+	struct extset *writes;
+	map_stop_fn *stop;
+	void *stop_ctx;
+};
+
 static int add_pages(void *ctx, uint64_t page, uint64_t npages)
 {
-	return extset_add(ctx, page, npages);
+	struct blind *b = ctx;
+
+	return extset_add(b->writes, page, npages);
 }
 
-int meld_blind(
-    const struct map *base, const struct map *m, struct kin_sets *out)
+static bool blind_stops(void *ctx)
 {
+	struct blind *b = ctx;
+
+	return b->stop(b->stop_ctx);
+}
+
+int meld_blind(const struct map *base, const struct map *m, map_stop_fn *stop,
+    void *stop_ctx, struct kin_sets *out)
+{
+	struct blind b = {
+	    .writes = &out->writes, .stop = stop, .stop_ctx = stop_ctx};
 	int rc;
 
 	*out = (struct kin_sets){0};
-	rc = map_diff(base, m, add_pages, &out->writes, NULL);
+	rc = map_diff_until(base, m, add_pages, blind_stops, &b, NULL);
 	if (rc != 0)
 		kin_sets_free(out);
 	return rc;
