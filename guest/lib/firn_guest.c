@@ -51,6 +51,12 @@ int firn_map(int cap, uint32_t mode, uint64_t gpa, struct firn_segment *out)
 	    FIRN_NR_MAP, (uint64_t)cap, mode, gpa, ptr(out), 0, 0);
 }
 
+int firn_adopt(int cap, uint64_t gpa, struct firn_segment *out)
+{
+	return (int)firn_syscall(
+	    FIRN_NR_ADOPT, (uint64_t)cap, gpa, ptr(out), 0, 0, 0);
+}
+
 int firn_unmap(uint32_t view)
 {
 	return (int)firn_syscall(FIRN_NR_UNMAP, view, 0, 0, 0, 0, 0);

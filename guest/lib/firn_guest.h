@@ -71,7 +71,12 @@ int firn_segment_find(const char *name, struct firn_segment *out);
  * -EBUSY (sealing failed: ask again).
  */
 int firn_freeze(uint32_t id, const char *name, struct firn_frozen *out);
-/* The same, and the segment reads zero from then on. */
+/*
+ * The same, and the segment reads zero from then on. Of a segment never frozen
+ * the memory itself leaves, unsealed: the capability then is an owned one, see
+ * firn_adopt(). -EPERM for "ram", -EBUSY while a view of one of the segment's
+ * snapshots is mapped anywhere.
+ */
 int firn_sever(uint32_t id, const char *name, struct firn_frozen *out);
 
 /*
@@ -83,7 +88,19 @@ int firn_sever(uint32_t id, const char *name, struct firn_frozen *out);
  * host cannot).
  */
 int firn_map(int cap, uint32_t mode, uint64_t gpa, struct firn_segment *out);
-/* Take a view away. -ENOENT, -EPERM (a segment, not a view). */
+/*
+ * Put the memory of the owned capability (cap) into this VM as a segment that
+ * can be written, at (gpa) as firn_map() does, without a copy; (cap) is gone
+ * then. Where it is not owned, it is mapped FIRN_MAP_COW, and the flags in
+ * (out) say so. Errors of firn_map(), and -EBUSY (it is being sealed or
+ * adopted).
+ */
+int firn_adopt(int cap, uint64_t gpa, struct firn_segment *out);
+/*
+ * Take a view away, or a segment that was adopted or that was severed and not
+ * frozen since. -ENOENT, -EPERM (another segment), -EBUSY (what was severed
+ * waits to be taken).
+ */
 int firn_unmap(uint32_t view);
 
 /* The capability given or frozen under (name); -ENOENT. */
@@ -121,7 +138,10 @@ int firn_dirty(uint32_t id, const char *cursor, uint32_t flags,
 int firn_meld(const struct firn_meld *m, const char *name,
     struct firn_conflict *buf, struct firn_melded *out);
 
-/* A copy of (cap) with (rights) of its own at most; -EBADF, -EACCES. */
+/*
+ * A copy of (cap) with (rights) of its own at most; -EBADF, -EACCES. Seals what
+ * is owned first; -EBUSY where that cannot be done now.
+ */
 int firn_derive(int cap, uint32_t rights);
 int firn_drop(int cap);
 

@@ -57,12 +57,15 @@ enum firn_nr {
 	/* (const struct firn_meld *, name or 0, struct firn_conflict *buf,
 	 * struct firn_melded *out) -> cap; -ESTALE: they conflict */
 	FIRN_NR_MELD,
+	/* (cap, gpa or 0, struct firn_segment *out) -> 0 */
+	FIRN_NR_ADOPT,
 	FIRN_NR_END
 };
 
 enum firn_map_mode {
 	FIRN_MAP_RO = 0,
 	FIRN_MAP_COW = 1,
+	FIRN_MAP_OWN = 2, /* what FIRN_NR_ADOPT does; not for FIRN_NR_MAP */
 };
 
 /* With either: which pages are read and written is kept, exactly. */
@@ -115,6 +118,8 @@ struct firn_cap_info {
 	uint64_t size;   /* bytes */
 	uint32_t sealed; /* 1: the kernel says that nobody can write it */
 	uint32_t layers;
+	uint32_t owned; /* 1: ... that the holder alone has it, to adopt */
+	uint32_t pad;
 };
 
 struct firn_extent {
@@ -160,7 +165,7 @@ struct firn_pages {
 
 _Static_assert(sizeof(struct firn_segment) == 32, "ABI layout");
 _Static_assert(sizeof(struct firn_frozen) == 48, "ABI layout");
-_Static_assert(sizeof(struct firn_cap_info) == 32, "ABI layout");
+_Static_assert(sizeof(struct firn_cap_info) == 40, "ABI layout");
 _Static_assert(offsetof(struct firn_cap_info, sealed) == 24, "ABI layout");
 _Static_assert(sizeof(struct firn_extent) == 16, "ABI layout");
 _Static_assert(sizeof(struct firn_pages) == 24, "ABI layout");

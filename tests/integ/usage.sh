@@ -38,6 +38,7 @@ refused "segment without a name" 2 "NAME=VALUE" "$FIRN" run --segment =4K x
 
 for v in ps "kill v" "pause v" "resume v" "wait v" "segments v" "freeze v" \
     "sever v:a" graph "heatmap v:a" "map v s" "unmap v:a" "track v:a" \
+    "adopt v s" "give v s" "take v s" \
     snapshots stats "show s" "diff a b" "meld a b c" \
     "dirty v --cursor c" "read s 0 1" "import /dev/null" "export s $T/f"; do
 	# shellcheck disable=SC2086

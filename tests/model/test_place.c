@@ -259,7 +259,7 @@ static void do_freeze(struct model *m, struct side *s, bool sever)
 {
 	struct place_frozen f;
 	struct err e = {0};
-	int r = sever ? place_sever(m->ps, s->p, &f, &e)
+	int r = sever ? place_sever(m->ps, s->p, -1, &f, &e)
 		      : place_freeze(m->ps, s->p, &f, &e);
 
 	if (r != 0)
@@ -482,7 +482,7 @@ static void test_running(void **state)
 			    place_dirty(p, "x", false, &words, &n, &e), 0);
 			free(words);
 		}
-		assert_int_equal(sever ? place_sever(m->ps, p, &f, &e)
+		assert_int_equal(sever ? place_sever(m->ps, p, -1, &f, &e)
 				       : place_freeze(m->ps, p, &f, &e),
 		    0);
 		for (uint32_t k = 0; k < f.nsteps; k++)

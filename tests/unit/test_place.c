@@ -351,7 +351,7 @@ static void test_open_refuses(void **state)
 	assert_int_equal(open_view(g, PLACE_VIEW_RO, r, 1, file, &p), -EPERM);
 	assert_int_equal(open_view(g, PLACE_VIEW_RO, r, 1, loose, &p), -EPERM);
 	assert_int_equal(open_view(g, PLACE_VIEW_RO, r, 1, -1, &p), -EPERM);
-	assert_int_equal(open_view(g, PLACE_SEGMENT, r, 1, ro, &p), -EINVAL);
+	assert_int_equal(open_view(g, PLACE_SEGMENT, r, 1, ro, &p), -EPERM);
 	r[0].npages = 0;
 	assert_int_equal(open_view(g, PLACE_VIEW_RO, r, 1, ro, &p), -EINVAL);
 	r[0].npages = NPAGES + 1;
@@ -368,7 +368,7 @@ static void test_open_refuses(void **state)
 	assert_int_equal(open_view(g, PLACE_VIEW_RO, r, 1, ro, &p), 0);
 	assert_int_equal(at(p, 1), 7);
 	assert_int_equal(place_freeze(g->ps, p, &f, &e), -EPERM);
-	assert_int_equal(place_sever(g->ps, p, &f, &e), -EPERM);
+	assert_int_equal(place_sever(g->ps, p, -1, &f, &e), -EPERM);
 	assert_int_equal(place_dirty(p, "c", false, NULL, NULL, &e), -EPERM);
 	assert_int_equal(place_close(g->ps, p, &e), 0);
 	p = places_by_name(g->ps, "seg");
@@ -621,7 +621,7 @@ static int op_sever(struct rig *g, struct place *p, struct err *e)
 {
 	struct place_frozen f;
 
-	return place_sever(g->ps, p, &f, e);
+	return place_sever(g->ps, p, -1, &f, e);
 }
 
 static int op_make(struct rig *g, struct place *p, struct err *e)

@@ -436,7 +436,7 @@ static void test_refuses(void **state)
 	assert_int_equal(place_touched(p, &s, &e), -EPERM);
 	assert_int_equal(place_close(g->ps, p, NULL), 0);
 	assert_int_equal(open_view(g, PLACE_VIEW_COW, true, &p), 0);
-	assert_int_equal(place_sever(g->ps, p, &f, &e), -EPERM);
+	assert_int_equal(place_sever(g->ps, p, -1, &f, &e), -EPERM);
 	assert_int_equal(place_close(g->ps, p, NULL), 0);
 	assert_int_equal(count_maps(), 0);
 	assert_int_equal(count_fds(), fds);

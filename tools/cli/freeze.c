@@ -20,6 +20,8 @@ static void print(const struct cli *c, const json_t *r)
 	(void)printf("paused:   %s of %s\n",
 	    fmt_ns(json_u64(r, "pause_ns"), pause, sizeof(pause)),
 	    fmt_ns(json_u64(r, "total_ns"), total, sizeof(total)));
+	if (json_is_true(json_object_get(r, "owned")))
+		(void)printf("owned:    nobody else has it; adopt it\n");
 }
 
 static int take(struct cli *c, const struct args *a, const char *method)

@@ -25,6 +25,7 @@ static const struct col show_cols[] = {
     {"parent", "parent", COL_TEXT},
     {"melded", "melded", COL_TEXT},
     {"blind", "blind", COL_TEXT},
+    {"owned", "owned", COL_TEXT},
     {"payer", "payer", COL_TEXT},
 };
 

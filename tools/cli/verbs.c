@@ -33,6 +33,17 @@ static const struct opt map_opts[] = {
     {"--name", "N", "name the view", OPT_STRING, AT(name)},
     {0},
 };
+static const struct opt adopt_opts[] = {
+    {"--gpa", "ADDRESS", "guest-physical address to put it at", OPT_ADDRESS,
+	AT(gpa)},
+    {"--name", "N", "name the segment", OPT_STRING, AT(name)},
+    {0},
+};
+static const struct opt hand_opts[] = {
+    {"--name", "N", "the name it gets there; the same if absent", OPT_STRING,
+	AT(name)},
+    {0},
+};
 static const struct opt diff_opts[] = {
     {"--exact", NULL, "leave out pages rewritten with the same bytes", OPT_FLAG,
 	AT(exact)},
@@ -157,6 +168,9 @@ const struct verb cli_verbs[] = {
     {.name = "sever",
 	.words = "VM:SEGMENT",
 	.summary = "make a snapshot of a segment and empty the segment",
+	.notes = "A segment that was never frozen gives its memory itself: "
+		 "then nobody else has\nit, and adopt puts it into a VM "
+		 "without a copy.",
 	.opts = name_opts,
 	.min = 1,
 	.max = 1,
@@ -172,7 +186,7 @@ const struct verb cli_verbs[] = {
 	.run = verb_map},
     {.name = "unmap",
 	.words = "VM:VIEW",
-	.summary = "take a view out of a VM",
+	.summary = "take a view, or an adopted or severed segment, out of a VM",
 	.min = 1,
 	.max = 1,
 	.link = LINK_DAEMON,
@@ -186,6 +200,36 @@ const struct verb cli_verbs[] = {
 	.link = LINK_DAEMON,
 	.check = check_unmap,
 	.run = verb_track},
+    {.name = "adopt",
+	.words = "VM SNAP",
+	.summary = "put what was severed into a running VM, writable",
+	.notes = "Without a copy, and SNAP is gone then; a snapshot that is "
+		 "sealed is mapped\ncopy-on-write instead, and stays.",
+	.opts = adopt_opts,
+	.min = 2,
+	.max = 2,
+	.link = LINK_DAEMON,
+	.run = verb_adopt},
+    {.name = "give",
+	.words = "VM SNAP",
+	.summary = "give a snapshot to a running guest",
+	.notes = "What was severed and nobody else has is moved, others are "
+		 "copied.",
+	.opts = hand_opts,
+	.min = 2,
+	.max = 2,
+	.link = LINK_DAEMON,
+	.run = verb_give},
+    {.name = "take",
+	.words = "VM NAME",
+	.summary = "take a snapshot from a running guest",
+	.notes = "NAME is the guest's name for it, or an id. What was severed "
+		 "and nobody else has\nis moved, others are copied.",
+	.opts = hand_opts,
+	.min = 2,
+	.max = 2,
+	.link = LINK_DAEMON,
+	.run = verb_take},
     {.name = "snapshots",
 	.words = "",
 	.summary = "list the snapshots",

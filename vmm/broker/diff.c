@@ -411,6 +411,30 @@ static void side1_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 	side_lifted(ctx, 1, l, why);
 }
 
+static void side_sealed(struct broker *b, const struct err *why, void *ctx)
+{
+	struct diff_op *op = ctx;
+
+	(void)b;
+	if (why != NULL)
+		op->e = *why;
+	diff_ready(op);
+}
+
+/* Bytes are compared of what is sealed only. */
+static void side_snap(struct diff_op *op, const struct side *side, int i)
+{
+	struct snap *s = side[i].snap;
+
+	op->map[i] = map_get(&op->b->store, &s->map);
+	op->have[i] = true;
+	if (!op->exact || s->owned == 0 || (i == 1 && s == side[0].snap))
+		return;
+	op->pending++;
+	if (own_seal(op->b, s, side_sealed, op, &op->e) != 0)
+		op->pending--;
+}
+
 static struct diff_op *diff_new(
     struct broker *b, struct asker a, bool exact, uint32_t max)
 {
@@ -444,8 +468,7 @@ void diff(struct broker *b, struct asker a, const struct side side[2],
 		    lineage_get(side[i].snap != NULL ? side[i].snap->lineage
 						     : side[i].place->lineage);
 		if (side[i].snap != NULL) {
-			op->map[i] = map_get(&b->store, &side[i].snap->map);
-			op->have[i] = true;
+			side_snap(op, side, i);
 			continue;
 		}
 		op->pending++;

@@ -2,7 +2,9 @@
 /* What guests ask through their monitors, with the VM's own capabilities. */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "vmm/broker/internal.h"
 
@@ -68,6 +70,23 @@ static void g_map(
 		asker_fail(b, &a, &e);
 	else
 		lay(b, a, &r);
+}
+
+static void g_adopt(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
+{
+	struct wire_gmap g;
+	struct lay_req r = {.vm = vm->id};
+	struct err e = {0};
+
+	if (take(&a, b, pk, &g, sizeof(g)) != 0)
+		return;
+	r.gpa = g.gpa;
+	if (snap_by_cap(b, &vm->caps, g.cap, FIRN_RIGHT_MAP_COW, &r.snap, &e) !=
+	    0)
+		asker_fail(b, &a, &e);
+	else
+		adopt(b, a, &r);
 }
 
 static void g_open(
@@ -153,8 +172,8 @@ static void g_describe(
 {
 	struct wire_gcap g;
 	struct firn_cap_info info = {.kind = FIRN_CAP_SNAPSHOT};
-	uint32_t nlayers;
-	bool sealed;
+	uint32_t nlayers = 1;
+	bool sealed = false;
 	const struct cap *c;
 	struct snap *s;
 	struct err e = {0};
@@ -170,13 +189,14 @@ static void g_describe(
 	info.rights = c->rights;
 	info.object = s->id;
 	info.size = s->map.npages * PAGE_SIZE;
-	rc = take_census(b, &s->map, &nlayers, &sealed);
+	rc = s->owned != 0 ? 0 : take_census(b, &s->map, &nlayers, &sealed);
 	if (rc != 0) {
 		asker_fail(b, &a,
 		    (err_set(&e, rc, "no memory to look at its layers"), &e));
 		return;
 	}
 	info.sealed = sealed;
+	info.owned = own_alone(b, s);
 	if (c->rights & FIRN_RIGHT_DIFF)
 		info.layers = nlayers;
 	asker_answer_guest(b, &a, 0, &info, sizeof(info), NULL, 0);
@@ -234,30 +254,66 @@ static void g_meld(
 	meld(b, a, &r);
 }
 
-static void g_derive(
-    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
-{
+struct derive_op {
+	struct asker a;
 	struct wire_gcap g;
+};
+
+/* Once it is sealed: an owned capability has no copies. */
+static void derive_sealed(struct broker *b, const struct err *why, void *ctx)
+{
+	struct derive_op *op = ctx;
+	struct cap_table *t = asker_caps(b, &op->a);
 	const struct cap *c;
 	int32_t cap;
 	struct err e;
 
-	if (take(&a, b, pk, &g, sizeof(g)) != 0)
+	if (why != NULL || t == NULL) {
+		if (why != NULL)
+			asker_fail(b, &op->a, why);
+		free(op);
 		return;
-	cap = cap_derive(&vm->caps, g.cap, g.rights);
+	}
+	cap = cap_derive(t, op->g.cap, op->g.rights);
 	if (cap == -ENOENT)
 		cap = -EBADF;
 	if (cap == -EPERM)
 		cap = -EACCES;
 	if (cap < 0) {
-		asker_fail(b, &a,
+		asker_fail(b, &op->a,
 		    (err_set(&e, (int)cap, "cannot derive: %s", strerror(-cap)),
 			&e));
-		return;
+	} else {
+		(void)cap_lookup(t, cap, 0, &c);
+		(void)snap_hold(snap_by_id(b, c->object));
+		asker_answer_guest(b, &op->a, cap, NULL, 0, NULL, 0);
 	}
-	(void)cap_lookup(&vm->caps, cap, 0, &c);
-	(void)snap_hold(snap_by_id(b, c->object));
-	asker_answer_guest(b, &a, cap, NULL, 0, NULL, 0);
+	free(op);
+}
+
+static void g_derive(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
+{
+	struct derive_op *op;
+	struct wire_gcap g;
+	struct snap *s;
+	struct err e = {0};
+	int rc;
+
+	if (take(&a, b, pk, &g, sizeof(g)) != 0)
+		return;
+	rc = snap_by_cap(b, &vm->caps, g.cap, FIRN_RIGHT_DERIVE, &s, &e);
+	op = rc == 0 ? calloc(1, sizeof(*op)) : NULL;
+	if (rc == 0 && op == NULL)
+		rc = err_set(&e, -ENOMEM, "no memory to derive");
+	if (rc == 0) {
+		*op = (struct derive_op){.a = a, .g = g};
+		rc = own_seal(b, s, derive_sealed, op, &e);
+	}
+	if (rc != 0) {
+		free(op);
+		asker_fail(b, &a, &e);
+	}
 }
 
 static void g_drop(
@@ -285,6 +341,7 @@ static void g_segment(
 {
 	struct wire_segment w;
 	struct err e = {0};
+	int memory = -1;
 	int rc = 0;
 
 	if (take(&a, b, pk, &w, sizeof(w)) != 0)
@@ -297,12 +354,19 @@ static void g_segment(
 		rc = err_set(&e, -EINVAL, "not a name for a segment");
 	if (rc == 0)
 		rc = bank_reserve(b, vm, w.size, &e);
+	if (rc == 0) {
+		memory = layer_memory(w.size / PAGE_SIZE, &e);
+		rc = memory < 0 ? memory : 0;
+		if (rc != 0)
+			bank_release(b, vm, w.size);
+	}
 	if (rc != 0) {
 		asker_fail(b, &a, &e);
 		return;
 	}
 	vm->reserved_next = w.size;
-	asker_answer_guest(b, &a, 0, NULL, 0, NULL, 0);
+	asker_answer_guest(b, &a, 0, NULL, 0, &memory, 1);
+	(void)close(memory);
 }
 
 static void seg_made(struct broker *b, struct bvm *vm, struct wire_packet *pk)
@@ -342,7 +406,8 @@ static void seg_gone(struct broker *b, struct bvm *vm, struct wire_packet *pk)
 	if (w.id == UINT32_MAX) {
 		bank_release(b, vm, vm->reserved_next);
 		vm->reserved_next = 0;
-	} else if (p != NULL && p->shown != NULL) {
+	} else if (p != NULL &&
+		   (p->shown != NULL || p->adopted || p->was_severed)) {
 		place_end(b, vm, p);
 	}
 }
@@ -374,6 +439,8 @@ static guest_fn *handler_of(uint16_t type)
 		return g_drop;
 	case WIRE_G_SEGMENT:
 		return g_segment;
+	case WIRE_G_ADOPT:
+		return g_adopt;
 	default:
 		return NULL;
 	}

@@ -78,6 +78,11 @@ struct snap {
 	uint64_t melded[2];             /* what it was made of, or 0 */
 	bool blind;                     /* melded without all reads known */
 	uid_t payer;
+	/* The layer that the holder of the one capability alone has; 0: sealed.
+	 * See own.c. */
+	uint32_t owned;
+	bool busy;     /* just being sealed, adopted or given */
+	bool unproven; /* a monitor had its descriptor since */
 };
 
 /* Relatives: a place, its snapshots and their descendants. Remembers the laid
@@ -113,6 +118,7 @@ struct step {
 	bool first;
 	bool checked; /* its runs name (layer) by id */
 	bool severed; /* the place read zero after it */
+	bool owned;   /* its layer is to be */
 	bool pinned;  /* (file): what a first step came in, mapped by its VM */
 	uint32_t file;
 };
@@ -146,9 +152,12 @@ struct bplace {
 	struct kin *kin;      /* parent of the next; held, or NULL */
 	struct step *pending; /* oldest first */
 	bool severing;        /* the monitor was asked to */
+	bool adopted;
+	bool was_severed; /* at least once */
 	/* Severed, and not yet anybody's: the next sever gives it. */
 	bool has_severed;
 	struct map severed;
+	uint32_t severed_owned; /* the layer, or 0 */
 	struct wire_frozen severed_f;
 	struct pins pins;  /* what a view was laid from */
 	bool has_own_file; /* what was its memory until it was frozen */
@@ -206,7 +215,10 @@ struct bvm {
 	struct cap_table caps;
 	struct cap_slot *slots;
 
-	int launch_fd[4]; /* until WIRE_READY */
+	/* Until WIRE_READY: program, streams, memory of segments. */
+	int launch_fd[4 + WIRE_SEGMENTS_MAX];
+	uint32_t nlaunch_fds;
+	struct move *moves; /* until WIRE_STARTED */
 	unsigned char *launch;
 	uint32_t launch_len;
 	struct ctl_req *launch_rq; /* until WIRE_STARTED */
@@ -316,7 +328,8 @@ int runs_of(const struct map *m, uint64_t first, uint64_t npages,
  * layers. The files are held until filetab_free(). -ENOMEM, -E2BIG, -EPROTO. */
 int files_of(struct broker *b, struct runs *rs, struct filetab *t);
 
-/* --- store.c: giving back -------------------------------------------------- */
+/* --- store.c: giving back --------------------------------------------------
+ */
 void store_init(struct broker *b);
 void store_end(struct broker *b); /* there are no workers any more */
 /* The mark that began then is done: answer who waited for it. */
@@ -397,6 +410,7 @@ struct home *asker_home(struct broker *b, struct asker *a);
  */
 struct lifted {
 	struct wire_frozen f;
+	uint32_t owned; /* the layer that the map is in, if that is; or 0 */
 	struct map map; /* of the place as it was; the callee's to put */
 	/* Of a tracked place, unless they are too many to keep. */
 	bool tracked;
@@ -428,9 +442,48 @@ struct lay_req {
 	uint64_t gpa;
 	uint32_t mode; /* enum firn_map_mode, | FIRN_MAP_TRACK */
 	char name[FIRN_NAME_MAX];
-	bool open; /* for WIRE_G_OPEN: answer (a) itself, lay nothing */
+	bool open;  /* for WIRE_G_OPEN: answer (a) itself, lay nothing */
+	bool adopt; /* tell whether it is FIRN_MAP_OWN or FIRN_MAP_COW */
+	struct cap_table *holder; /* of what is adopted; stays if (vm) does */
 };
 void lay(struct broker *b, struct asker a, const struct lay_req *r);
+/* Parameters "snapshot", "gpa" and "name" of (rq), all of them checked. */
+int lay_req_take(struct broker *b, struct bvm *vm, struct ctl_req *rq,
+    uint32_t rights, struct lay_req *r, struct err *e);
+
+/* --- own.c: what one holder alone has
+ * -----------------------------------------
+ */
+/* May something be done with (s)? -EBUSY while something is, or if it is owned
+ * and somebody has it all the same. */
+int own_begin(struct broker *b, struct snap *s, struct err *e);
+/* Is it owned, and nobody else's? */
+bool own_alone(struct broker *b, struct snap *s);
+/*
+ * Have (s) sealed, unless it is; then (fn) is called, with what failed or NULL,
+ * perhaps at once. When this is refused (fn) is not called.
+ */
+typedef void own_fn(struct broker *b, const struct err *e, void *ctx);
+int own_seal(
+    struct broker *b, struct snap *s, own_fn *fn, void *ctx, struct err *e);
+/* Can (p) be severed? Every reason against it that the broker knows; segment 0
+ * is its monitor's to refuse. */
+int sever_check(struct broker *b, const struct bvm *vm, const struct bplace *p,
+    struct err *e);
+/* Lay it as the VM's own; copy-on-write if it is sealed. */
+void adopt(struct broker *b, struct asker a, struct lay_req *r);
+/* Bytes for what is about to be adopted, of which the layers have some. */
+int own_reserve(
+    struct broker *b, struct bvm *vm, const struct snap *s, struct err *e);
+/* (p) shows it: end the capability and what the layers have of it. */
+void own_adopted(struct broker *b, struct bplace *p, const struct lay_req *r);
+/* (vm), or NULL, does not adopt it: fail (a) once that cannot have it any more.
+ */
+void own_refused(struct broker *b, struct bvm *vm, struct asker *a,
+    struct snap *s, const struct err *why);
+/* (vm) is being launched with (s): begin to move what is owned; and end it. */
+int own_move(struct broker *b, struct bvm *vm, struct snap *s, struct err *e);
+void own_moved(struct broker *b, struct bvm *vm, bool done);
 
 /* --- diff.c ------------------------------------------------------------------
  */
@@ -512,5 +565,8 @@ void op_snapshot_heat(void *ctx, struct ctl_req *rq);
 void op_dirty_query(void *ctx, struct ctl_req *rq);
 void op_track_query(void *ctx, struct ctl_req *rq);
 void op_snapshot_meld(void *ctx, struct ctl_req *rq);
+void op_view_adopt(void *ctx, struct ctl_req *rq);
+void op_vm_give(void *ctx, struct ctl_req *rq);
+void op_vm_take(void *ctx, struct ctl_req *rq);
 
 #endif /* VMM_BROKER_INTERNAL_H */

@@ -59,6 +59,8 @@ static void lay_free(struct lay_op *op)
 
 static void lay_fail(struct lay_op *op, const struct err *e)
 {
+	if (op->r.mode == FIRN_MAP_OWN)
+		op->r.snap->busy = false;
 	asker_fail(op->b, &op->a, e);
 	lay_free(op);
 }
@@ -272,6 +274,64 @@ static int number_files(struct broker *b, struct numbered *x, struct err *e)
 	return 0;
 }
 
+/* What is adopted is in one file, which no table of what is read may have. */
+static int number_own(
+    struct broker *b, const struct snap *s, struct numbered *x, struct err *e)
+{
+	x->tab.fd = calloc(1, sizeof(*x->tab.fd));
+	if (x->tab.fd == NULL)
+		return err_set(e, -ENOMEM, "no memory for a view");
+	x->tab.fd[0] = layer_fd(b->layers, s->owned);
+	x->tab.nfiles = 1;
+	for (size_t i = 0; i < x->runs.n; i++)
+		if (x->runs.r[i].layer != RUN_ZERO)
+			x->runs.r[i].layer = 0;
+	return 0;
+}
+
+/* Bytes of the VM's own that the view may take. */
+static int view_reserve(
+    struct broker *b, struct bvm *vm, const struct lay_req *r, struct err *e)
+{
+	if (r->mode == FIRN_MAP_OWN)
+		return own_reserve(b, vm, r->snap, e);
+	if ((r->mode & FIRN_MAP_COW) == 0)
+		return 0;
+	return bank_reserve(b, vm, r->snap->map.npages * PAGE_SIZE, e);
+}
+
+static void view_release(
+    struct broker *b, struct bvm *vm, const struct lay_req *r)
+{
+	if (r->mode & (FIRN_MAP_COW | FIRN_MAP_OWN))
+		bank_release(b, vm, r->snap->map.npages * PAGE_SIZE);
+}
+
+static uint32_t view_flags(const struct lay_req *r)
+{
+	uint32_t flags = (r->mode & FIRN_MAP_COW)   ? FIRN_SEG_VIEW_COW
+			 : (r->mode & FIRN_MAP_OWN) ? 0
+						    : FIRN_SEG_VIEW_RO;
+
+	return flags | ((r->mode & FIRN_MAP_TRACK) ? FIRN_SEG_TRACKED : 0);
+}
+
+/* What the next freeze is put over: the snapshot, or nothing. */
+static void view_shows(struct broker *b, struct bplace *p,
+    const struct lay_req *r, struct pins *pins)
+{
+	if (r->mode == FIRN_MAP_OWN) {
+		own_adopted(b, p, r);
+		return;
+	}
+	map_put(&b->store, &p->cur);
+	p->cur = map_get(&b->store, &r->snap->map);
+	p->shown = snap_hold(r->snap);
+	p->pins = *pins;
+	*pins = (struct pins){0};
+	p->kin = kin_hold(r->snap->kin);
+}
+
 struct map_op {
 	struct asker a;
 	struct lay_req r;
@@ -296,10 +356,7 @@ static void map_answer(
 	if (rc == 0) {
 		memcpy(&m, pk->payload, sizeof(m));
 		w.id = m.id;
-		w.flags = (op->r.mode & FIRN_MAP_COW) ? FIRN_SEG_VIEW_COW
-						      : FIRN_SEG_VIEW_RO;
-		if (op->r.mode & FIRN_MAP_TRACK)
-			w.flags |= FIRN_SEG_TRACKED;
+		w.flags = view_flags(&op->r);
 		w.gpa = m.gpa;
 		w.size = op->r.snap->map.npages * PAGE_SIZE;
 		memcpy(w.name, op->r.name, sizeof(w.name));
@@ -309,20 +366,18 @@ static void map_answer(
 			rc = -EPROTO;
 	}
 	if (rc != 0) {
-		if ((op->r.mode & FIRN_MAP_COW) && vm != NULL)
-			bank_release(b, vm, op->r.snap->map.npages * PAGE_SIZE);
+		if (vm != NULL)
+			view_release(b, vm, &op->r);
 		if (rc == -EPROTO && vm != NULL)
 			vm_kill(b, vm);
 		if (e.code == 0)
 			(void)err_set(&e, -EPROTO, "the monitor misbehaved");
-		asker_fail(b, &op->a, &e);
+		if (op->r.mode == FIRN_MAP_OWN)
+			own_refused(b, vm, &op->a, op->r.snap, &e);
+		else
+			asker_fail(b, &op->a, &e);
 	} else {
-		map_put(&b->store, &p->cur);
-		p->cur = map_get(&b->store, &op->r.snap->map);
-		p->shown = snap_hold(op->r.snap);
-		p->pins = op->pins;
-		op->pins = (struct pins){0};
-		p->kin = kin_hold(op->r.snap->kin);
+		view_shows(b, p, &op->r, &op->pins);
 		if (op->a.rq == NULL) {
 			struct firn_segment s = {.id = m.id,
 			    .flags = w.flags,
@@ -333,13 +388,16 @@ static void map_answer(
 			asker_answer_guest(
 			    b, &op->a, 0, &s, sizeof(s), NULL, 0);
 		} else {
-			ctl_reply(op->a.rq,
-			    json_pack("{s:I,s:I,s:I,s:I,s:I}", "view",
-				(json_int_t)m.id, "gpa", (json_int_t)m.gpa,
-				"pages", (json_int_t)op->r.snap->map.npages,
-				"extents", (json_int_t)op->extents, "map_ns",
-				(json_int_t)(now_ns() - op->begin_ns)),
-			    NULL, 0);
+			json_t *j = json_pack("{s:I,s:I,s:I,s:I,s:I}", "view",
+			    (json_int_t)m.id, "gpa", (json_int_t)m.gpa, "pages",
+			    (json_int_t)op->r.snap->map.npages, "extents",
+			    (json_int_t)op->extents, "map_ns",
+			    (json_int_t)(now_ns() - op->begin_ns));
+
+			if (op->r.adopt)
+				(void)json_object_set_new(j, "copied_on_write",
+				    json_boolean(op->r.mode == FIRN_MAP_COW));
+			ctl_reply(op->a.rq, j, NULL, 0);
 		}
 		notify(b, vm->home, "view.mapped",
 		    json_pack("{s:I,s:I,s:I}", "vm", (json_int_t)vm->id, "view",
@@ -373,8 +431,8 @@ static void map_unprepare(struct lay_op *op, struct map_op *mo)
 
 	if (mo == NULL)
 		return;
-	if ((op->r.mode & FIRN_MAP_COW) && vm != NULL)
-		bank_release(op->b, vm, op->base.npages * PAGE_SIZE);
+	if (vm != NULL)
+		view_release(op->b, vm, &op->r);
 	pins_drop(op->b, &mo->pins);
 	free(mo);
 }
@@ -397,12 +455,13 @@ static int map_prepare(struct lay_op *op, struct bvm *vm,
 	mo->r = op->r;
 	mo->extents = x->runs.n;
 	mo->begin_ns = op->begin_ns;
-	if ((op->r.mode & FIRN_MAP_COW) &&
-	    bank_reserve(op->b, vm, op->base.npages * PAGE_SIZE, e) != 0) {
+	if (view_reserve(op->b, vm, &op->r, e) != 0) {
 		free(mo);
 		return e->code;
 	}
-	if (pins_take(op->b, &mo->pins, x->tab.file, x->tab.nfiles) != 0) {
+	/* What is adopted is the layers' no more. */
+	if (op->r.mode != FIRN_MAP_OWN &&
+	    pins_take(op->b, &mo->pins, x->tab.file, x->tab.nfiles) != 0) {
 		map_unprepare(op, mo);
 		return err_set(e, -ENOMEM, "no memory for a view");
 	}
@@ -488,7 +547,8 @@ static int lay_try(struct lay_op *op, struct numbered *x, struct err *e)
 	rc = runs_of(&op->base, 0, op->base.npages, &x->runs);
 	if (rc != 0)
 		return err_set(e, rc, "no memory for a view");
-	rc = number_files(op->b, x, e);
+	rc = op->r.mode == FIRN_MAP_OWN ? number_own(op->b, op->r.snap, x, e)
+					: number_files(op->b, x, e);
 	if (rc != 0)
 		return rc;
 	fd = wire_blob("firn-runs", x->runs.r, x->runs.n * sizeof(*x->runs.r));
@@ -528,27 +588,14 @@ static void name_view(struct broker *b, struct lay_req *r)
 	}
 }
 
-void lay(struct broker *b, struct asker a, const struct lay_req *r)
+/* Have leaves with too many extents copied, then send it. */
+static void lay_begin(struct lay_op *op)
 {
-	struct lay_op *op = calloc(1, sizeof(*op));
 	struct census c = {0};
 	struct err e = {0};
 	int rc = 0;
 
-	if (op == NULL) {
-		(void)err_set(&e, -ENOMEM, "no memory for a view");
-		asker_fail(b, &a, &e);
-		return;
-	}
-	op->b = b;
-	op->a = a;
-	op->r = *r;
-	op->zero_fd = -1;
-	op->copied.fd = -1;
-	op->begin_ns = now_ns();
-	(void)snap_hold(r->snap);
-	name_view(b, &op->r);
-	lay_base(b, r->snap, &op->base);
+	lay_base(op->b, op->r.snap, &op->base);
 	c.nleaves = (op->base.npages + LEAF_NPAGES - 1) / LEAF_NPAGES;
 	c.extents = calloc(c.nleaves, sizeof(*c.extents));
 	if (c.extents == NULL)
@@ -567,5 +614,42 @@ void lay(struct broker *b, struct asker a, const struct lay_req *r)
 		rc = copy_start(op, &e);
 		if (rc != 0)
 			lay_fail(op, &e);
+	}
+}
+
+static void lay_sealed(struct broker *b, const struct err *e, void *ctx)
+{
+	(void)b;
+	if (e != NULL)
+		lay_fail(ctx, e);
+	else
+		lay_begin(ctx);
+}
+
+void lay(struct broker *b, struct asker a, const struct lay_req *r)
+{
+	struct lay_op *op = calloc(1, sizeof(*op));
+	struct err e = {0};
+
+	if (op == NULL) {
+		if (r->mode == FIRN_MAP_OWN)
+			r->snap->busy = false;
+		(void)err_set(&e, -ENOMEM, "no memory for a view");
+		asker_fail(b, &a, &e);
+		return;
+	}
+	op->b = b;
+	op->a = a;
+	op->r = *r;
+	op->zero_fd = -1;
+	op->copied.fd = -1;
+	op->begin_ns = now_ns();
+	(void)snap_hold(r->snap);
+	name_view(b, &op->r);
+	if (r->mode == FIRN_MAP_OWN) {
+		op->base = map_get(&b->store, &r->snap->map);
+		lay_send(op);
+	} else if (own_seal(b, r->snap, lay_sealed, op, &e) != 0) {
+		lay_fail(op, &e);
 	}
 }

@@ -8,6 +8,10 @@
  * the next freeze of the place begins with what is still queued. What was
  * severed and could not become a snapshot is kept with the place: the next
  * sever gives that.
+ *
+ * What is severed owned is proved to be nobody else's before it is applied, and
+ * only after the monitor has answered another request: it gives up what it sent
+ * before it reads the next.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,6 +29,8 @@ struct lift_op {
 	lift_fn *fn;
 	void *ctx;
 	struct step *spare; /* made before it is asked: for the answer */
+	struct wire_frozen f;
+	int sets_fd; /* or -1 */
 };
 
 static void step_free(struct broker *b, struct step *s)
@@ -89,8 +95,12 @@ static int step_take(struct wire_packet *pk, const struct wire_step *ws,
 	s->nruns = ws->nruns;
 	s->npages = ws->layer_npages;
 	s->first = ws->first != 0;
+	s->severed = ws->severed != 0;
+	s->owned = ws->owned != 0;
 	if (ws->has_layer)
 		s->fd = wire_take_fd(pk, (*fd_i)++);
+	if (s->owned && (!s->severed || !s->first || s->fd < 0))
+		return -EPROTO;
 	return s->runs_fd < 0 || (ws->has_layer && s->fd < 0) ? -EPROTO : 0;
 }
 
@@ -121,8 +131,9 @@ static int steps_take(struct bplace *p, struct wire_packet *pk,
 	if (rc == 0 && f->tracked)
 		*sets_fd = wire_take_fd(pk, fd_i);
 	if (rc != 0 || (f->tracked && *sets_fd < 0))
-		return err_set(
-		    e, -EPROTO, "the monitor's answer lacks descriptors");
+		return err_set(e, -EPROTO,
+		    "the monitor's answer lacks descriptors, or contradicts "
+		    "itself");
 	return 0;
 }
 
@@ -190,6 +201,9 @@ static int step_adopt(struct broker *b, struct step *s, struct err *e)
 
 	if (s->fd < 0)
 		return 0;
+	if (s->owned)
+		return layer_adopt_owned(
+		    b->layers, &s->fd, s->npages, &s->layer, e);
 	fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 3);
 	if (fd < 0)
 		return err_set(
@@ -209,12 +223,17 @@ static int step_adopt(struct broker *b, struct step *s, struct err *e)
 
 static bool may_pass(int rc)
 {
-	return rc == -ENOMEM || rc == -EMFILE || rc == -ENFILE || rc == -ENOSPC;
+	return rc == -ENOMEM || rc == -EMFILE || rc == -ENFILE ||
+	       rc == -ENOSPC || rc == -EBUSY;
 }
 
-static void keep_severed(struct bplace *p)
+static void keep_severed(struct broker *b, struct bplace *p, uint32_t owned)
 {
+	if (p->has_severed)
+		map_put(&b->store, &p->severed);
+	place_unpin(b, p);
 	p->severed = p->cur;
+	p->severed_owned = owned;
 	p->has_severed = true;
 	(void)map_zero(p->npages, &p->cur);
 }
@@ -266,7 +285,7 @@ static int step_apply(struct broker *b, struct bplace *p, struct err *e)
 		p->cur = next;
 		step_pins(b, p, s);
 		if (s->severed)
-			keep_severed(p);
+			keep_severed(b, p, s->owned ? s->layer : 0);
 	}
 	p->pending = s->next;
 	step_free(b, s);
@@ -287,17 +306,20 @@ static int steps_apply(
 	return rc;
 }
 
-/* Answered, but not applied: its pages are the severed ones once it is. */
-static void sever_later(struct bplace *p, const struct wire_frozen *f)
+/* Its pages are the severed ones once it is applied. The newest step, which
+ * waits still. */
+static struct step *sever_later(struct bplace *p, const struct wire_frozen *f)
 {
 	struct step *s = p->pending;
 
+	p->severed_f = *f;
+	p->was_severed = true;
 	if (s == NULL)
-		return;
+		return NULL;
 	while (s->next != NULL)
 		s = s->next;
 	s->severed = true;
-	p->severed_f = *f;
+	return s;
 }
 
 /* What a tracked place touched. Where that cannot be kept the step counts as
@@ -319,24 +341,66 @@ static int lift_sets(struct broker *b, struct bvm *vm, struct bplace *p, int fd,
 	    strerror(-rc));
 }
 
-static int lift_take(struct broker *b, struct bvm *vm, struct bplace *p,
-    struct lift_op *op, struct wire_packet *pk, struct lifted *l, struct err *e)
+static void lift_end(struct broker *b, struct lift_op *op)
 {
-	int sets_fd = -1;
-	int rc = steps_take(p, pk, &op->spare, &l->f, &sets_fd, e);
+	if (op->sets_fd >= 0)
+		(void)close(op->sets_fd);
+	chain_free(b, op->spare);
+	free(op);
+	layers_reap(b);
+}
 
-	if (rc != 0) {
-		vm_kill(b, vm); /* no monitor of ours answers so */
-		return rc;
+static void lift_fail(struct broker *b, struct lift_op *op, const struct err *e)
+{
+	op->fn(b, NULL, NULL, NULL, e, op->ctx);
+	lift_end(b, op);
+}
+
+/* What was severed, as the caller's. */
+static struct lifted take_severed(struct bplace *p)
+{
+	p->has_severed = false;
+	return (struct lifted){
+	    .f = p->severed_f, .owned = p->severed_owned, .map = p->severed};
+}
+
+static void lift_apply(
+    struct broker *b, struct bvm *vm, struct bplace *p, struct lift_op *op)
+{
+	struct lifted l = {.f = op->f};
+	struct err e = {0};
+
+	if (steps_apply(b, vm, p, &e) != 0 ||
+	    (op->sets_fd >= 0 && !op->sever &&
+		lift_sets(b, vm, p, op->sets_fd, &l, &e) != 0)) {
+		lift_fail(b, op, &e);
+		return;
 	}
-	rc = steps_apply(b, vm, p, e);
-	if (rc != 0 && op->sever)
-		sever_later(p, &l->f);
-	if (rc == 0 && sets_fd >= 0)
-		rc = lift_sets(b, vm, p, sets_fd, l, e);
-	if (sets_fd >= 0)
-		(void)close(sets_fd);
-	return rc;
+	if (op->sever && !p->has_severed)
+		keep_severed(b, p, 0); /* nothing was written: no step */
+	if (op->sever)
+		l = take_severed(p);
+	else
+		l.map = map_get(&b->store, &p->cur);
+	op->fn(b, vm, p, &l, NULL, op->ctx);
+	kin_sets_free(&l.sets);
+	lift_end(b, op);
+}
+
+static void lift_given_up(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)
+{
+	struct lift_op *op = ctx;
+	struct bplace *p = pk == NULL ? NULL : place_by_id(vm, op->place);
+	struct err e = {0};
+
+	if (p == NULL) {
+		(void)err_set(&e, -ESRCH, "the VM ended meanwhile");
+		lift_fail(b, op, &e);
+		return;
+	}
+	p->severing = false;
+	lift_apply(b, vm, p, op);
 }
 
 static void lift_answer(
@@ -344,7 +408,7 @@ static void lift_answer(
 {
 	struct lift_op *op = ctx;
 	struct bplace *p = pk == NULL ? NULL : place_by_id(vm, op->place);
-	struct lifted l = {0};
+	struct step *s = NULL;
 	struct err e = {0};
 	int rc;
 
@@ -352,46 +416,54 @@ static void lift_answer(
 		rc = err_set(&e, -ESRCH, "the VM ended meanwhile");
 	else
 		rc = packet_err(pk, &e);
+	if (rc == 0) {
+		rc = steps_take(p, pk, &op->spare, &op->f, &op->sets_fd, &e);
+		if (rc != 0)
+			vm_kill(b, vm); /* no monitor of ours answers so */
+	}
+	if (rc == 0 && op->sever)
+		s = sever_later(p, &op->f);
+	if (s != NULL && s->owned &&
+	    vm_ask(vm, WIRE_STATS, NULL, 0, NULL, 0, lift_given_up, op, &e) ==
+		0)
+		return;
 	if (p != NULL && op->sever)
 		p->severing = false;
 	if (rc == 0)
-		rc = lift_take(b, vm, p, op, pk, &l, &e);
-	if (rc == 0) {
-		l.map = map_get(&b->store, &p->cur);
-		if (op->sever) {
-			map_put(&b->store, &p->cur);
-			(void)map_zero(p->npages, &p->cur);
-			place_unpin(b, p);
-		}
-		op->fn(b, vm, p, &l, NULL, op->ctx);
-	} else {
-		op->fn(b, NULL, NULL, NULL, &e, op->ctx);
-	}
-	kin_sets_free(&l.sets);
-	chain_free(b, op->spare);
-	free(op);
-	layers_reap(b);
+		lift_apply(b, vm, p, op);
+	else
+		lift_fail(b, op, &e);
 }
 
+/* A place that is severed goes on with other memory. */
 static int lift_ask(struct bvm *vm, struct bplace *p, struct lift_op *op,
     lift_fn *fn, void *ctx, struct err *e)
 {
 	struct wire_place wp = {.id = p->id};
+	int fresh = -1;
+	int rc;
 
 	op->place = p->id;
 	op->fn = fn;
 	op->ctx = ctx;
-	return vm_ask(vm, op->sever ? WIRE_SEVER : WIRE_FREEZE, &wp, sizeof(wp),
-	    NULL, 0, lift_answer, op, e);
+	if (!op->sever)
+		return vm_ask(vm, WIRE_FREEZE, &wp, sizeof(wp), NULL, 0,
+		    lift_answer, op, e);
+	fresh = layer_memory(p->npages, e);
+	if (fresh < 0)
+		return fresh;
+	rc = vm_ask(
+	    vm, WIRE_SEVER, &wp, sizeof(wp), &fresh, 1, lift_answer, op, e);
+	(void)close(fresh);
+	return rc;
 }
 
 /* What an earlier sever could not hand out is what this one gives. */
 static void lift_severed(
     struct broker *b, struct bvm *vm, struct bplace *p, lift_fn *fn, void *ctx)
 {
-	struct lifted l = {.f = p->severed_f, .map = p->severed};
+	struct lifted l = take_severed(p);
 
-	p->has_severed = false;
 	fn(b, vm, p, &l, NULL, ctx);
 }
 
@@ -404,11 +476,6 @@ int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
 	if (p->flags & FIRN_SEG_VIEW_RO)
 		return err_set(e, -EPERM,
 		    "a read-only view shows a snapshot already; use that");
-	if (sever && (p->flags & FIRN_SEG_TRACKED))
-		return err_set(e, -EPERM,
-		    "'%.64s' is tracked, and what is severed has no reads "
-		    "and writes; freeze it",
-		    p->name);
 	if (sever && p->severing)
 		return err_set(e, -EBUSY, "it is being severed already");
 	rc = steps_apply(b, vm, p, e);
@@ -418,6 +485,8 @@ int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
 		lift_severed(b, vm, p, fn, ctx);
 		return 0;
 	}
+	if (sever && sever_check(b, vm, p, e) != 0)
+		return e->code;
 	if (!reserve_ok(b))
 		return err_set(e, -EMFILE,
 		    "firnd has too few descriptors left; drop snapshots");
@@ -427,6 +496,7 @@ int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
 		return err_set(e, -ENOMEM, "no memory for a freeze");
 	}
 	op->sever = sever;
+	op->sets_fd = -1;
 	rc = lift_ask(vm, p, op, fn, ctx, e);
 	if (rc != 0) {
 		chain_free(b, op->spare);
@@ -448,6 +518,7 @@ struct freeze_op {
 static void freeze_answer(struct broker *b, struct freeze_op *op,
     struct snap *s, const struct wire_frozen *f, int32_t cap)
 {
+	json_t *j;
 	struct firn_frozen out = {
 	    .snapshot = s->id,
 	    .pages = f->npages,
@@ -461,14 +532,15 @@ static void freeze_answer(struct broker *b, struct freeze_op *op,
 		asker_answer_guest(b, &op->a, cap, &out, sizeof(out), NULL, 0);
 		return;
 	}
-	ctl_reply(op->a.rq,
-	    json_pack("{s:I,s:s,s:I,s:I,s:I,s:I,s:I}", "snapshot",
-		(json_int_t)out.snapshot, "name", op->name, "pages",
-		(json_int_t)out.pages, "dirty_pages",
-		(json_int_t)out.dirty_pages, "copied_pages",
-		(json_int_t)out.copied_pages, "pause_ns",
-		(json_int_t)out.pause_ns, "total_ns", (json_int_t)out.total_ns),
-	    NULL, 0);
+	j = json_pack("{s:I,s:s,s:I,s:I,s:I,s:I,s:I}", "snapshot",
+	    (json_int_t)out.snapshot, "name", op->name, "pages",
+	    (json_int_t)out.pages, "dirty_pages", (json_int_t)out.dirty_pages,
+	    "copied_pages", (json_int_t)out.copied_pages, "pause_ns",
+	    (json_int_t)out.pause_ns, "total_ns", (json_int_t)out.total_ns);
+	if (op->sever)
+		(void)json_object_set_new(
+		    j, "owned", json_boolean(s->owned != 0));
+	ctl_reply(op->a.rq, j, NULL, 0);
 }
 
 void grant_owner(
@@ -476,7 +548,7 @@ void grant_owner(
 {
 	char full[FIRN_NAME_MAX];
 
-	if (name[0] == '\0' || vm->ngrants >= GRANTS_MAX ||
+	if (s->owned != 0 || name[0] == '\0' || vm->ngrants >= GRANTS_MAX ||
 	    strlen(vm->name) + strlen(name) + 2 > sizeof(full))
 		return;
 	(void)snprintf(full, sizeof(full), "%.31s/%.31s", vm->name, name);
@@ -503,6 +575,7 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
 	if (l->tracked)
 		kin_track(s->kin, &l->sets);
 	s->payer = vm->home->uid;
+	s->owned = l->owned;
 	(void)snprintf(
 	    s->origin, sizeof(s->origin), "%.63s:%.63s", vm->name, p->name);
 	if (t == NULL)
@@ -515,16 +588,16 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
 	return NULL;
 }
 
-/* What is frozen next descends from (s); but what a tracked view touched is
- * told since it was laid, so its snapshots all descend from what it shows. */
+/* What is frozen next descends from (s), or from nothing; but what a tracked
+ * view touched is told since it was laid, so its snapshots all descend from
+ * what it shows. */
 static void place_descend(struct bplace *p, struct snap *s)
 {
 	struct kin *was = p->kin;
 
 	if (p->flags & FIRN_SEG_TRACKED)
 		return;
-
-	p->kin = kin_hold(s->kin);
+	p->kin = s == NULL ? NULL : kin_hold(s->kin);
 	kin_put(was);
 }
 
@@ -546,6 +619,7 @@ static void freeze_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 	s = freeze_issue(b, vm, p, l, op, &cap, &e);
 	if (s == NULL && op->sever) {
 		p->severed = again;
+		p->severed_owned = l->owned;
 		p->severed_f = l->f;
 		p->has_severed = true;
 	} else {
@@ -554,7 +628,7 @@ static void freeze_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 	if (s == NULL) {
 		asker_fail(b, &op->a, &e);
 	} else {
-		place_descend(p, s);
+		place_descend(p, op->sever ? NULL : s);
 		if (op->a.rq == NULL)
 			grant_owner(vm, s, FIRN_RIGHT_ALL, op->name);
 		notify(b, vm->home, "snapshot.made",

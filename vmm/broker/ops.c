@@ -19,6 +19,10 @@
 	{                                                                      \
 		.name = (n), .type = CTL_SIZE, .optional = true, .doc = (d)    \
 	}
+#define BOOL(n, d)                                                             \
+	{                                                                      \
+		.name = (n), .type = CTL_BOOL, .doc = (d)                      \
+	}
 #define BOOL_OPT(n, d)                                                         \
 	{                                                                      \
 		.name = (n), .type = CTL_BOOL, .optional = true, .doc = (d)    \
@@ -112,7 +116,7 @@ static const struct ctl_param freeze_results[] = {SIZE("snapshot", "its id"),
     SIZE("dirty_pages", "written since the last freeze"),
     SIZE("copied_pages", "copied, once"),
     SIZE("pause_ns", "how long the vCPUs stood"), SIZE("total_ns", "in all"),
-    END};
+    BOOL_OPT("owned", "of a sever: nobody else has it, to be adopted"), END};
 
 static const struct ctl_param map_params[] = {P_VM, P_SNAP,
     BOOL_OPT("cow", "copy-on-write; read-only if absent"),
@@ -125,6 +129,22 @@ static const struct ctl_param map_results[] = {SIZE("view", "its number"),
     SIZE("map_ns", "from request to answer"), END};
 static const struct ctl_param unmap_params[] = {
     P_VM, STR("view", "name or number"), END};
+static const struct ctl_param adopt_params[] = {P_VM, P_SNAP,
+    SIZE_OPT("gpa", "where; the monitor chooses if absent or 0"),
+    STR_OPT("name", "label of the segment"), END};
+static const struct ctl_param adopt_results[] = {SIZE("view", "its number"),
+    SIZE("gpa", "where it is"), SIZE("pages", "of it"),
+    SIZE("extents", "runs of pages it was in"),
+    SIZE("map_ns", "from request to answer"),
+    BOOL("copied_on_write",
+	"it was sealed: this is a view, and the snapshot remains"),
+    END};
+static const struct ctl_param hand_params[] = {P_VM,
+    STR("snapshot", "label or id in the table that it comes from"),
+    STR_OPT("name", "label in the other; the same if absent"), END};
+static const struct ctl_param hand_results[] = {SIZE("snapshot", "its id"),
+    STR("name", "its label"),
+    BOOL("moved", "it is owned, and was moved; else copied"), END};
 
 static const struct ctl_param snap_fields[] = {SIZE("id", "of the snapshot"),
     STR("name", "label"), SIZE("pages", "of it"), SIZE("size", "bytes"),
@@ -135,7 +155,7 @@ static const struct ctl_param snap_fields[] = {SIZE("id", "of the snapshot"),
 	.optional = true,
 	.doc = "ids of the two that it was made of"},
     BOOL_OPT("blind", "melded without all reads known"), SIZE("payer", "uid"),
-    END};
+    BOOL("owned", "the holder alone has it"), END};
 static const struct ctl_param snaps_params[] = {
     SIZE_OPT(
 	"after", "the 'next' of the reply before; from the start if absent"),
@@ -153,7 +173,7 @@ static const struct ctl_param show_results[] = {SIZE("id", "of the snapshot"),
 	.optional = true,
 	.doc = "ids of the two that it was made of"},
     BOOL_OPT("blind", "melded without all reads known"), SIZE("payer", "uid"),
-    SIZE("layers", "it is in"),
+    BOOL("owned", "the holder alone has it"), SIZE("layers", "it is in"),
     SIZE("extents", "runs of pages that are not zero"),
     SIZE("exclusive_pages", "that no other page map shares"),
     SIZE("shared_pages", "that another page map shares"),
@@ -372,6 +392,21 @@ static const struct ctl_op ops[] = {
 	.params = meld_params,
 	.results = meld_results,
 	.handler = op_snapshot_meld},
+    {.name = "view.adopt",
+	.summary = "put memory that is owned into a running guest",
+	.params = adopt_params,
+	.results = adopt_results,
+	.handler = op_view_adopt},
+    {.name = "vm.give",
+	.summary = "a capability of the caller for a guest",
+	.params = hand_params,
+	.results = hand_results,
+	.handler = op_vm_give},
+    {.name = "vm.take",
+	.summary = "a capability of a guest for the caller",
+	.params = hand_params,
+	.results = hand_results,
+	.handler = op_vm_take},
 };
 
 static const struct ctl_param ev_started[] = {

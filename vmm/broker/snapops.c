@@ -26,12 +26,13 @@ static struct snap *req_snap(
 	return NULL;
 }
 
-static json_t *base_json(const struct snap *s, const char *name)
+static json_t *base_json(struct broker *b, struct snap *s, const char *name)
 {
-	json_t *j = json_pack("{s:I,s:s,s:I,s:I,s:s,s:I}", "id",
-	    (json_int_t)s->id, "name", name, "pages", (json_int_t)s->map.npages,
-	    "size", (json_int_t)(s->map.npages * PAGE_SIZE), "origin",
-	    s->origin, "payer", (json_int_t)s->payer);
+	json_t *j =
+	    json_pack("{s:I,s:s,s:I,s:I,s:s,s:I,s:b}", "id", (json_int_t)s->id,
+		"name", name, "pages", (json_int_t)s->map.npages, "size",
+		(json_int_t)(s->map.npages * PAGE_SIZE), "origin", s->origin,
+		"payer", (json_int_t)s->payer, "owned", (int)own_alone(b, s));
 	uint64_t parent = kin_parent(s->kin);
 
 	if (j != NULL && parent != 0)
@@ -56,8 +57,8 @@ static json_t *list_json(
 	    json_array_size(list) < max && cap_next(&h->caps, pos, &c) >= 0) {
 		struct snap *s = snap_by_id(b, c->object);
 
-		if (s != NULL &&
-		    json_array_append_new(list, base_json(s, c->name)) != 0) {
+		if (s != NULL && json_array_append_new(
+				     list, base_json(b, s, c->name)) != 0) {
 			json_decref(list);
 			return NULL;
 		}
@@ -230,7 +231,7 @@ static void show_done(struct work *w)
 		    strerror(-op->rc));
 		ctl_fail(op->rq, &e);
 	} else {
-		j = base_json(op->s, op->name);
+		j = base_json(op->b, op->s, op->name);
 		(void)json_object_update_new(
 		    j, json_pack("{s:I,s:I,s:I,s:I,s:I}", "layers",
 			   (json_int_t)op->nlayers, "extents",
@@ -526,6 +527,13 @@ void op_snapshot_open(void *ctx, struct ctl_req *rq)
 
 	if (s == NULL)
 		return;
+	if (s->owned != 0) {
+		(void)err_set(&e, -EPERM,
+		    "it is owned: whoever adopts it may write it; map it in a "
+		    "VM, or derive from it, which seals it");
+		ctl_fail(rq, &e);
+		return;
+	}
 	op = calloc(1, sizeof(*op));
 	if (op == NULL) {
 		(void)err_set(&e, -ENOMEM, "no memory to open a snapshot");

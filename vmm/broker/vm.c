@@ -330,11 +330,10 @@ json_t *vm_end_json(const struct bvm *vm)
 
 static void launch_drop(struct bvm *vm)
 {
-	for (int i = 0; i < 4; i++) {
+	for (uint32_t i = 0; i < vm->nlaunch_fds; i++)
 		if (vm->launch_fd[i] >= 0)
 			(void)close(vm->launch_fd[i]);
-		vm->launch_fd[i] = -1;
-	}
+	vm->nlaunch_fds = 0;
 	free(vm->launch);
 	vm->launch = NULL;
 }
@@ -384,6 +383,7 @@ static void vm_end(struct broker *b, struct bvm *vm)
 	link_close(&vm->link);
 	launch_drop(vm);
 	fail_calls(b, vm);
+	own_moved(b, vm, false);
 	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
 		if (vm->place[i].used)
 			place_end(b, vm, &vm->place[i]);
@@ -501,7 +501,7 @@ static void on_ready(struct broker *b, struct bvm *vm)
 	if (vm->launch == NULL)
 		return;
 	rc = vm_send(vm, WIRE_LAUNCH, ++vm->seq, 0, vm->launch, vm->launch_len,
-	    vm->launch_fd, 4);
+	    vm->launch_fd, vm->nlaunch_fds);
 	launch_drop(vm);
 	if (rc != 0)
 		vm_kill(b, vm);
@@ -514,6 +514,7 @@ static void on_started(struct broker *b, struct bvm *vm)
 	if (vm->state != VM_STARTING)
 		return;
 	vm->state = VM_RUNNING;
+	own_moved(b, vm, true);
 	vm->launch_rq = NULL;
 	if (rq != NULL) {
 		ctl_req_on_cancel(rq, NULL, NULL);
@@ -773,6 +774,10 @@ static int launch_places(
 		if (place_add(b, vm, &w, NULL, e) == NULL ||
 		    bank_reserve(b, vm, w.size, e) != 0)
 			return e->code;
+		vm->launch_fd[vm->nlaunch_fds] =
+		    layer_memory(w.size / PAGE_SIZE, e);
+		if (vm->launch_fd[vm->nlaunch_fds++] < 0)
+			return e->code;
 		memcpy(vm->launch + vm->launch_len, &w, sizeof(w));
 		vm->launch_len += (uint32_t)sizeof(w);
 		wl->nsegs++;
@@ -796,6 +801,8 @@ static int launch_gives(struct broker *b, struct bvm *vm,
 		if (snap_find(b, from,
 			json_string_value(json_object_get(g, "ref")), 0, &s,
 			&num, e) != 0)
+			return e->code;
+		if (own_move(b, vm, s, e) != 0)
 			return e->code;
 		(void)cap_lookup(from, num, 0, &c);
 		cap = snap_grant(s, &vm->caps, c->rights,
@@ -899,6 +906,7 @@ static void launch_undo(struct broker *b, struct bvm *vm)
 		if (vm->place[i].used)
 			place_end(b, vm, &vm->place[i]);
 	bank_release(b, vm, vm->reserved);
+	own_moved(b, vm, false);
 	caps_drop_all(b, &vm->caps);
 	free(vm->slots);
 	launch_drop(vm);
@@ -936,8 +944,9 @@ void op_vm_launch(void *ctx, struct ctl_req *rq)
 	vm->pidfd = -1;
 	vm->link.fd = -1;
 	loop_timer_init(&vm->killer, b->loop, killer_fired, vm);
-	for (unsigned i = 0; i < 4; i++)
-		vm->launch_fd[i] = ctl_take_fd(rq, i);
+	for (; vm->nlaunch_fds < 4; vm->nlaunch_fds++)
+		vm->launch_fd[vm->nlaunch_fds] =
+		    ctl_take_fd(rq, vm->nlaunch_fds);
 	if (launch_room(b, &e) != 0 || launch_name(b, h, rq, vm, &e) != 0 ||
 	    launch_payload(b, vm, rq, &e) != 0 ||
 	    launch_gives(b, vm, &h->caps, ctl_json(rq, "give"), &e) != 0 ||

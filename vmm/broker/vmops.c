@@ -299,42 +299,44 @@ void op_vm_segments(void *ctx, struct ctl_req *rq)
 /* --- views
  * -------------------------------------------------------------------- */
 
+int lay_req_take(struct broker *b, struct bvm *vm, struct ctl_req *rq,
+    uint32_t rights, struct lay_req *r, struct err *e)
+{
+	const char *name = ctl_str(rq, "name");
+
+	if (name != NULL && !name_ok(name))
+		return err_set(
+		    e, -EINVAL, "'%.64s' is not a name for a view", name);
+	if (name != NULL && place_find(vm, name, NULL) != NULL)
+		return err_set(e, -EEXIST,
+		    "a segment called '%.64s' exists in this VM", name);
+	r->vm = vm->id;
+	r->gpa = (uint64_t)ctl_int(rq, "gpa", 0);
+	if (name != NULL)
+		(void)snprintf(r->name, sizeof(r->name), "%s", name);
+	return snap_find(b, &req_home(rq)->caps, ctl_str(rq, "snapshot"),
+	    rights, &r->snap, NULL, e);
+}
+
 void op_view_map(void *ctx, struct ctl_req *rq)
 {
 	struct broker *b = ctx;
 	struct bvm *vm = req_vm(b, rq, true);
 	struct lay_req r = {0};
 	struct err e = {0};
-	const char *name;
-	int64_t gpa;
 	bool cow;
 
 	if (vm == NULL)
 		return; /* answered: the request is gone */
 	cow = ctl_bool(rq, "cow");
-	name = ctl_str(rq, "name");
-	gpa = ctl_int(rq, "gpa", 0);
-	if (name != NULL && !name_ok(name))
-		(void)err_set(
-		    &e, -EINVAL, "'%.64s' is not a name for a view", name);
-	else if (name != NULL && place_find(vm, name, NULL) != NULL)
-		(void)err_set(&e, -EEXIST,
-		    "a segment called '%.64s' exists in this VM", name);
-	if (e.code != 0 ||
-	    snap_find(b, &req_home(rq)->caps, ctl_str(rq, "snapshot"),
-		cow ? FIRN_RIGHT_MAP_COW : FIRN_RIGHT_MAP_RO, &r.snap, NULL,
-		&e) != 0) {
-		ctl_fail(rq, &e);
-		return;
-	}
-	r.vm = vm->id;
-	r.gpa = (uint64_t)gpa;
 	r.mode = cow ? FIRN_MAP_COW : FIRN_MAP_RO;
 	if (ctl_bool(rq, "track"))
 		r.mode |= FIRN_MAP_TRACK;
-	if (name != NULL)
-		(void)snprintf(r.name, sizeof(r.name), "%s", name);
-	lay(b, asker_client(rq), &r);
+	if (lay_req_take(b, vm, rq,
+		cow ? FIRN_RIGHT_MAP_COW : FIRN_RIGHT_MAP_RO, &r, &e) != 0)
+		ctl_fail(rq, &e);
+	else
+		lay(b, asker_client(rq), &r);
 }
 
 struct unmap_op {
@@ -371,9 +373,15 @@ static int unmap(struct bvm *vm, struct ctl_req *rq, struct err *e)
 
 	if (p == NULL)
 		return e->code;
-	if (p->shown == NULL)
+	if (p->shown == NULL && !p->adopted && !p->was_severed)
 		return err_set(e, -EPERM,
-		    "'%.64s' is a segment; only views can be unmapped",
+		    "'%.64s' is a segment; only views, and segments that were "
+		    "adopted or severed, can be unmapped",
+		    p->name);
+	if (p->has_severed || p->pending != NULL || p->severing)
+		return err_set(e, -EBUSY,
+		    "what was severed from '%.64s' waits to be taken; sever it "
+		    "again",
 		    p->name);
 	op = calloc(1, sizeof(*op));
 	if (op == NULL)

@@ -55,8 +55,9 @@ static int64_t ask_packet(
 	return p->m.status;
 }
 
-static int64_t ask(struct guest_call *c, uint16_t type, const void *payload,
-    uint32_t payload_len, void *out, uint32_t len)
+/* (fd), unless it is NULL, gets the descriptor that came along, or -1. */
+static int64_t ask_for(struct guest_call *c, uint16_t type, const void *payload,
+    uint32_t payload_len, void *out, uint32_t len, int *fd)
 {
 	const struct question q = {type, payload, payload_len, out, len};
 	struct wire_packet *p = calloc(1, sizeof(*p));
@@ -65,9 +66,17 @@ static int64_t ask(struct guest_call *c, uint16_t type, const void *payload,
 	if (p == NULL)
 		return -ENOMEM;
 	r = ask_packet(c, &q, p);
+	if (fd != NULL)
+		*fd = wire_take_fd(p, 0);
 	wire_close_fds(p);
 	free(p);
 	return r;
+}
+
+static int64_t ask(struct guest_call *c, uint16_t type, const void *payload,
+    uint32_t payload_len, void *out, uint32_t len)
+{
+	return ask_for(c, type, payload, payload_len, out, len, NULL);
 }
 
 /* (ret), unless the result cannot be stored. */
@@ -123,6 +132,7 @@ struct make_job {
 	struct guest *g;
 	const char *name;
 	uint64_t size;
+	int memory; /* from the broker */
 	struct place_info info;
 };
 
@@ -132,7 +142,8 @@ static int make_on_control(void *arg)
 	const struct guest_ops *ops = &j->g->env.ops;
 	struct wire_segment w = {0};
 	struct place *p;
-	int r = place_make(j->g->env.places, j->name, 0, j->size, &p, NULL);
+	int r = place_make_of(
+	    j->g->env.places, j->name, j->size, j->memory, &p, NULL);
 
 	if (r < 0) {
 		struct wire_place none = {.id = UINT32_MAX};
@@ -160,45 +171,48 @@ static int find_on_control(void *arg)
 	return 0;
 }
 
-/* (name) is the copy that was checked: guest memory is not asked twice. */
+/* (j) has the copies that were checked: guest memory is not asked twice. */
 static int64_t segment_job(struct guest_call *c, int (*fn)(void *arg),
-    const char *name, uint64_t size, uint64_t out)
+    struct make_job *j, uint64_t out)
 {
-	struct make_job j = {.g = c->g, .name = name, .size = size};
 	struct firn_segment s = {0};
-	int r = c->g->env.ops.on_control(c->g->env.ops.ctx, fn, &j);
+	int r = c->g->env.ops.on_control(c->g->env.ops.ctx, fn, j);
 
 	if (r < 0)
 		return r;
-	tell_segment(&j.info, &s);
+	tell_segment(&j->info, &s);
 	return give(c, out, &s, sizeof(s), 0);
 }
 
-/* The bank pays for a segment before it exists. */
+/* The bank pays for a segment before it exists, and gives its memory. */
 static int64_t do_segment_make(struct guest_call *c)
 {
+	AUTO_CLOSE int memory = -1;
 	struct wire_segment w = {.size = c->a[1]};
+	struct make_job j = {.g = c->g, .name = w.name, .size = w.size};
 	int64_t r = get_name(c, c->a[0], false, w.name);
 
 	if (r == 0)
 		r = check_out(c, c->a[2], sizeof(struct firn_segment));
 	if (r == 0)
-		r = ask(c, WIRE_G_SEGMENT, &w, sizeof(w), NULL, 0);
+		r = ask_for(c, WIRE_G_SEGMENT, &w, sizeof(w), NULL, 0, &memory);
 	if (r < 0)
 		return r;
-	return segment_job(c, make_on_control, w.name, w.size, c->a[2]);
+	j.memory = memory;
+	return segment_job(c, make_on_control, &j, c->a[2]);
 }
 
 static int64_t do_segment_find(struct guest_call *c)
 {
 	char name[FIRN_NAME_MAX];
+	struct make_job j = {.g = c->g, .name = name};
 	int64_t r = get_name(c, c->a[0], false, name);
 
 	if (r == 0)
 		r = check_out(c, c->a[1], sizeof(struct firn_segment));
 	if (r < 0)
 		return r;
-	return segment_job(c, find_on_control, name, 0, c->a[1]);
+	return segment_job(c, find_on_control, &j, c->a[1]);
 }
 
 /* --- snapshots and views -------------------------------------------------- */
@@ -229,6 +243,28 @@ static int64_t do_sever(struct guest_call *c)
 	return freeze(c, WIRE_G_SEVER);
 }
 
+/* Map or adopt; (out) is where the guest wants to read of it. */
+static int64_t lay(struct guest_call *c, uint16_t type,
+    const struct wire_gmap *q, uint64_t out)
+{
+	struct firn_segment s = {0};
+	int64_t r;
+
+	if (c->a[0] > INT32_MAX)
+		return -EBADF;
+	r = check_out(c, out, sizeof(s));
+	if (r < 0)
+		return r;
+	r = ask(c, type, q, sizeof(*q), &s, sizeof(s));
+	if (r < 0)
+		return r;
+	s.va = FIRN_WINDOW + s.gpa;
+	guest_enter(c->g);
+	as_window_fill(&c->g->as, s.gpa, s.size);
+	guest_leave(c->g);
+	return give(c, out, &s, sizeof(s), r);
+}
+
 static int64_t do_map(struct guest_call *c)
 {
 	struct wire_gmap q = {
@@ -236,24 +272,17 @@ static int64_t do_map(struct guest_call *c)
 	    .cap = (uint32_t)c->a[0],
 	    .mode = (uint32_t)c->a[1],
 	};
-	struct firn_segment s = {0};
-	int64_t r;
 
-	if (c->a[0] > INT32_MAX)
-		return -EBADF;
 	if ((c->a[1] & ~(uint64_t)FIRN_MAP_TRACK) > FIRN_MAP_COW)
 		return -EINVAL;
-	r = check_out(c, c->a[3], sizeof(s));
-	if (r < 0)
-		return r;
-	r = ask(c, WIRE_G_MAP, &q, sizeof(q), &s, sizeof(s));
-	if (r < 0)
-		return r;
-	s.va = FIRN_WINDOW + s.gpa;
-	guest_enter(c->g);
-	as_window_fill(&c->g->as, s.gpa, s.size);
-	guest_leave(c->g);
-	return give(c, c->a[3], &s, sizeof(s), r);
+	return lay(c, WIRE_G_MAP, &q, c->a[3]);
+}
+
+static int64_t do_adopt(struct guest_call *c)
+{
+	struct wire_gmap q = {.gpa = c->a[1], .cap = (uint32_t)c->a[0]};
+
+	return lay(c, WIRE_G_ADOPT, &q, c->a[2]);
 }
 
 struct unmap_job {
@@ -272,9 +301,10 @@ static int unmap_on_control(void *arg)
 
 	if (!p)
 		return -ENOENT;
+	r = place_may_close(p, NULL);
+	if (r < 0)
+		return r;
 	place_info(p, &info);
-	if (info.kind == PLACE_SEGMENT)
-		return -EPERM;
 	gate_close(j->g->env.gate);
 	guest_place_gone(j->g, info.gpa, info.npages * PAGE_SIZE);
 	r = place_close(j->g->env.places, p, NULL);
@@ -571,6 +601,7 @@ static firn_fn *const calls[] = {
     [FIRN_NR_DERIVE - FIRN_NR_BASE] = do_derive,
     [FIRN_NR_DROP - FIRN_NR_BASE] = do_drop,
     [FIRN_NR_MELD - FIRN_NR_BASE] = do_meld,
+    [FIRN_NR_ADOPT - FIRN_NR_BASE] = do_adopt,
 };
 
 _Static_assert(sizeof(calls) / sizeof(calls[0]) == FIRN_NR_END - FIRN_NR_BASE,

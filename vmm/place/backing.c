@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "vmm/core/cleanup.h"
@@ -10,6 +12,12 @@
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
+/* A system's policy may add it; it is about the file's mode. */
+#ifndef F_SEAL_EXEC
+#define F_SEAL_EXEC 0x0020
+#endif
+
+#define SEALS_OVERLAY (F_SEAL_SHRINK | F_SEAL_GROW)
 
 int backing_memfd(uint64_t npages)
 {
@@ -27,9 +35,46 @@ int backing_segment(uint64_t npages)
 
 	if (fd < 0)
 		return fd;
-	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0)
+	if (fcntl(fd, F_ADD_SEALS, SEALS_OVERLAY) < 0)
 		return -errno;
 	return take_fd(&fd);
+}
+
+/* A lease is granted only where no other description of the file exists than
+ * the one it is asked for. */
+static int check_alone(int fd, struct err *e)
+{
+	if (fcntl(fd, F_SETLEASE, F_WRLCK) < 0)
+		return err_set(e, errno == EAGAIN ? -EBUSY : -errno,
+		    "the memory is in somebody else's hands as well: %s",
+		    strerror(errno));
+	return fcntl(fd, F_SETLEASE, F_UNLCK) < 0 ? -errno : 0;
+}
+
+int backing_take(int memory, uint64_t npages, struct err *e)
+{
+	int seals = fcntl(memory, F_GET_SEALS);
+	int flags = fcntl(memory, F_GETFL);
+	struct stat st;
+	int fd;
+	int r;
+
+	if (flags < 0 || (flags & O_ACCMODE) != O_RDWR || seals < 0 ||
+	    (seals & ~F_SEAL_EXEC) != SEALS_OVERLAY)
+		return err_set(e, -EPERM,
+		    "the kernel does not call it memory that can be written "
+		    "and whose size cannot change");
+	if (fstat(memory, &st) < 0)
+		return -errno;
+	if ((uint64_t)st.st_size != npages * PAGE_SIZE)
+		return err_set(e, -ERANGE,
+		    "the memory has %llu bytes, not %llu pages",
+		    (unsigned long long)st.st_size, (unsigned long long)npages);
+	r = check_alone(memory, e);
+	if (r < 0)
+		return r;
+	fd = fcntl(memory, F_DUPFD_CLOEXEC, 3);
+	return fd < 0 ? -errno : fd;
 }
 
 unsigned char *backing_reserve(size_t len, size_t offset)

@@ -11,7 +11,8 @@
  *              holes anonymous                     go on showing it
  *   (or empty  a fresh shared memfd in its stead, both)
  *   -- gate open --------------------------------------------------------------
- *   seal       the memfd                           the copies
+ *   seal       the memfd, unless it was severed    the copies
+ *              and came from the broker: owned
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -56,6 +57,8 @@ struct lift {
 	uint32_t nbatch;
 	uint32_t batched;
 	/* sever */
+	bool sever;
+	bool lent; /* (fresh) came from the broker */
 	int fresh;
 	/* of a tracked view */
 	struct place_sets sets;
@@ -579,23 +582,26 @@ static void lift_fini(struct lift *l)
 	free(l->runs);
 }
 
-static int prepare(struct place *p, struct lift *l, bool sever, struct err *e)
+/* (memory) is the broker's, or -1. */
+static int prepare(struct place *p, struct lift *l, int memory, struct err *e)
 {
 	int r = l->first ? lift_first_prepare(p, l, e)
 			 : lift_later_prepare(p, l, e);
 
-	if (r == 0 && sever) {
-		l->fresh = backing_segment(p->npages);
+	if (r == 0 && l->sever) {
+		l->lent = memory >= 0;
+		l->fresh = l->lent ? backing_take(memory, p->npages, e)
+				   : backing_segment(p->npages);
 		r = l->fresh < 0 ? l->fresh : 0;
 	}
 	return r;
 }
 
-static int lay(struct place *p, struct lift *l, bool sever)
+static int lay(struct place *p, struct lift *l)
 {
 	int r = 0;
 
-	if (sever)
+	if (l->sever)
 		r = backing_map_shared(p->hva, place_len(p), l->fresh);
 	else if (l->first)
 		r = lay_back_private(p, l);
@@ -605,9 +611,10 @@ static int lay(struct place *p, struct lift *l, bool sever)
 }
 
 /* The layer is made, the place shows what it shall: remember both. */
-static void commit(struct place *p, struct lift *l, bool sever)
+static void commit(struct place *p, struct lift *l)
 {
 	struct place_step *s = &p->step[p->nsteps];
+	bool owned = l->sever && l->first && p->lent;
 	bool empty = l->first ? l->nruns == 0 : l->copied == 0;
 	int fd = l->first ? p->memfd : l->fd;
 
@@ -619,8 +626,10 @@ static void commit(struct place *p, struct lift *l, bool sever)
 	} else {
 		l->fd = -1;
 	}
-	if (sever) {
+	if (l->sever) {
 		p->memfd = l->fresh;
+		p->lent = l->lent;
+		p->severed = true;
 		l->fresh = -1;
 		p->base_npages = 0;
 		p->nvmas = 1;
@@ -642,9 +651,11 @@ static void commit(struct place *p, struct lift *l, bool sever)
 			    : l->first ? p->npages
 				       : l->room,
 	    .first = l->first,
+	    .severed = l->sever,
+	    .owned = owned,
 	};
 	l->runs = NULL;
-	p->sealed[p->nsteps++] = false;
+	p->sealed[p->nsteps++] = owned;
 }
 
 /* After the guest goes on: the copies lose their spare room and the mapping
@@ -660,18 +671,18 @@ static void trim(struct place *p, struct lift *l, struct place_step *s)
 }
 
 /* The part that needs the guest stopped. */
-static int act(struct place *p, struct lift *l, bool sever, struct err *e)
+static int act(struct place *p, struct lift *l, struct err *e)
 {
 	int r = l->first ? lift_first(p, l, e) : lift_later(p, l, e);
 
 	if (r == 0 && p->watched)
 		r = track_sets(p, &l->sets);
 	if (r == 0)
-		r = lay(p, l, sever);
+		r = lay(p, l);
 	if (r < 0)
 		give_back(p);
 	else
-		commit(p, l, sever);
+		commit(p, l);
 	return r;
 }
 
@@ -688,19 +699,19 @@ static int check_freeze(const struct place *p, bool sever, struct err *e)
 	return 0;
 }
 
-static int run_freeze(struct place *p, struct lift *l, bool sever,
+static int run_freeze(struct place *p, struct lift *l, int memory,
     struct place_frozen *out, struct err *e)
 {
 	struct gate *g = p->all->gate;
 	uint32_t before = p->nsteps;
 	uint64_t start;
-	int r = prepare(p, l, sever, e);
+	int r = prepare(p, l, memory, e);
 
 	if (r < 0)
 		return r;
 	gate_close(g);
 	start = now_ns();
-	r = act(p, l, sever, e);
+	r = act(p, l, e);
 	gate_open(g);
 	out->pause_ns = now_ns() - start;
 	if (r < 0)
@@ -709,10 +720,18 @@ static int run_freeze(struct place *p, struct lift *l, bool sever,
 	return seal_steps(p, e);
 }
 
-static int freeze(
-    struct place *p, bool sever, struct place_frozen *out, struct err *e)
+static void tell(const struct place *p, struct place_frozen *out)
 {
-	struct lift l = {.first = p->memfd >= 0, .fd = -1, .fresh = -1};
+	out->npages = p->npages;
+	out->nsteps = p->nsteps;
+	memcpy(out->step, p->step, sizeof(out->step));
+}
+
+static int freeze(struct place *p, bool sever, int memory,
+    struct place_frozen *out, struct err *e)
+{
+	struct lift l = {
+	    .first = p->memfd >= 0, .sever = sever, .fd = -1, .fresh = -1};
 	uint64_t start = now_ns();
 	struct err why = {0};
 	int r = check_freeze(p, sever, e);
@@ -722,20 +741,22 @@ static int freeze(
 	r = seal_steps(p, e);
 	if (r < 0)
 		return r;
+	memset(out, 0, sizeof(*out));
+	if (sever && p->nsteps > 0 && p->step[p->nsteps - 1].severed) {
+		tell(p, out);
+		return 0;
+	}
 	if (p->nsteps == PLACE_STEPS_MAX)
 		return err_set(e, -ENOSPC,
 		    "%s: %d freezes wait to be published", p->name,
 		    PLACE_STEPS_MAX);
-	memset(out, 0, sizeof(*out));
-	r = run_freeze(p, &l, sever, out, &why);
+	r = run_freeze(p, &l, memory, out, &why);
 	if (r < 0 && why.code == 0)
 		err_set(
 		    &why, r, "%s: cannot freeze it: %s", p->name, strerror(-r));
-	out->npages = p->npages;
+	tell(p, out);
 	out->dirty_pages = l.dirty;
 	out->copied_pages = l.copied;
-	out->nsteps = p->nsteps;
-	memcpy(out->step, p->step, sizeof(out->step));
 	if (r == 0) {
 		out->sets = l.sets;
 		l.sets = (struct place_sets){0};
@@ -751,14 +772,14 @@ int place_freeze(
     struct places *ps, struct place *p, struct place_frozen *out, struct err *e)
 {
 	(void)ps;
-	return freeze(p, false, out, e);
+	return freeze(p, false, -1, out, e);
 }
 
-int place_sever(
-    struct places *ps, struct place *p, struct place_frozen *out, struct err *e)
+int place_sever(struct places *ps, struct place *p, int fresh,
+    struct place_frozen *out, struct err *e)
 {
 	(void)ps;
-	return freeze(p, true, out, e);
+	return freeze(p, true, fresh, out, e);
 }
 
 void place_frozen_done(struct place *p, uint32_t nsteps)

@@ -34,7 +34,10 @@ struct place {
 	unsigned char *hva;
 	/* The overlay, mapped shared, while never frozen; afterwards -1. */
 	int memfd;
-	bool logged; /* KVM's dirty log is on */
+	bool lent;    /* (memfd) came from the broker */
+	bool adopted; /* with content; else made of zeroes */
+	bool severed; /* at least once */
+	bool logged;  /* KVM's dirty log is on */
 	/* (pending) tells, with what a harvest adds, all pages written since
 	 * the last freeze. Otherwise only the private pages do. */
 	bool tracked;
@@ -118,6 +121,8 @@ int place_prepare(struct places *ps, const struct place_want *w,
 int place_attach(struct place *p, enum place_kind kind, struct err *e);
 /* Unmap, close and free everything. (p) has no bank. */
 void place_release(struct place *p);
+/* Make (p) a segment whose overlay is (memory), which is taken over. */
+int place_show_memory(struct place *p, int memory, struct err *e);
 
 /* --- backing.c ------------------------------------------------------------ */
 
@@ -125,6 +130,12 @@ void place_release(struct place *p);
 int backing_memfd(uint64_t npages);
 /* The same, its size sealed: the overlay of a segment. */
 int backing_segment(uint64_t npages);
+/*
+ * A descriptor of our own for (memory), of (npages), if it can be the overlay
+ * of a segment: sealed with F_SEAL_SHRINK|GROW exactly, writable, and nobody
+ * else's. -EPERM, -ERANGE, -EBUSY, or an errno.
+ */
+int backing_take(int memory, uint64_t npages, struct err *e);
 /* Reserve (len) bytes of addresses that begin (offset) bytes, less than
  * LEAF_SIZE, after an alignment to it; or NULL. */
 unsigned char *backing_reserve(size_t len, size_t offset);

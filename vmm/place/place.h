@@ -11,8 +11,10 @@
  * here; what a map is and who may see it is the broker's.
  *
  *   freeze = gate_close; place_lift; place_lay_back; gate_open; place_seal
- *   sever  = gate_close; place_lift; gate_open; place_seal
+ *   sever  = gate_close; place_lift; gate_open; place_seal, or nothing where
+ *            the memory leaves unsealed, to be somebody else's alone
  *   map    = place_open (a base of given layers)
+ *   adopt  = place_open (of memory that nobody else has, as the overlay)
  *
  * Threads:  the control thread only; memory is touched under a closed gate, or
  *           before the place's bank exists.
@@ -85,10 +87,20 @@ int place_usage(struct place *p, uint64_t *resident, uint64_t *private_bytes);
 int place_make(struct places *ps, const char *name, uint64_t gpa, uint64_t size,
     struct place **out, struct err *e);
 
+/*
+ * The same of memory that came from the broker: (memory) is zeroes and stays
+ * the caller's to close. It is what place_open() adopts, with the same errors;
+ * such a place can be severed as owned.
+ */
+int place_make_of(struct places *ps, const char *name, uint64_t size,
+    int memory, struct place **out, struct err *e);
+
 struct place_view {
 	const char *name;
-	uint64_t gpa;         /* 0: chosen by gmem_find() */
-	enum place_kind kind; /* PLACE_VIEW_RO or PLACE_VIEW_COW */
+	uint64_t gpa; /* 0: chosen by gmem_find() */
+	/* PLACE_VIEW_RO, PLACE_VIEW_COW, or PLACE_SEGMENT: adopt the one layer
+	 * as it is; the runs then only tell where its data are */
+	enum place_kind kind;
 	uint64_t npages;
 	const struct page_run *runs;
 	size_t nruns;
@@ -100,18 +112,27 @@ struct place_view {
 
 /*
  * A view. First asks the kernel about every layer itself: a memfd with exactly
- * the seals that make it immutable, read-only here, large enough for every run.
- * Nothing of (v) is kept; the descriptors stay the caller's. Gate as
- * place_make().
+ * the seals that make it immutable, read-only here, large enough for every run;
+ * or, to be adopted, of exactly (npages), its size sealed and nothing else,
+ * writable, and in nobody's hands but who gave it. Nothing of (v) is kept; the
+ * descriptors stay the caller's. Gate as place_make().
  *   -EINVAL, -ERANGE, -EPROTO (run_list_check(); the kind; a layer number),
- *   -EPERM (a layer is not sealed, or is writable), -E2BIG (runs), -ENOSPC (the
- *   VM's views have too many extents together), -ENOTSUP (to be tracked, and
- *   this host cannot, or it is too scattered), and place_make()'s.
+ *   -EPERM (a layer is not sealed, or is writable; what is to be adopted is
+ *   sealed, or not writable), -EBUSY (somebody has that), -E2BIG (runs),
+ *   -ENOSPC (the VM's views have too many extents together), -ENOTSUP (to be
+ *   tracked, and this host cannot, or it is too scattered), and place_make()'s.
  */
 int place_open(struct places *ps, const struct place_view *v,
     struct place **out, struct err *e);
 
-/* Take a view away. -EPERM for a segment. */
+/*
+ * May (p) be taken away? A view may, and memory that was adopted or that took
+ * the place of what was severed. -EPERM for another segment, -EBUSY while the
+ * broker does not have what was lifted from it.
+ */
+int place_may_close(const struct place *p, struct err *e);
+
+/* Take it away. Errors of place_may_close() and KVM. */
 int place_close(struct places *ps, struct place *p, struct err *e);
 
 /* --- lift, lay, seal ------------------------------------------------------ */
@@ -126,6 +147,8 @@ struct place_step {
 	/* These runs are all there is: they go over a map of zeroes, whatever
 	 * the map was (it was all zero, unless the step before severed). */
 	bool first;
+	bool severed; /* the place read zero after it */
+	bool owned;   /* not sealed: whoever gets the layer may write it */
 };
 
 #define PLACE_STEPS_MAX 4
@@ -165,10 +188,15 @@ struct place_frozen {
 int place_freeze(struct places *ps, struct place *p, struct place_frozen *out,
     struct err *e);
 
-/* The same without laying back: the place reads zero from then on. -EPERM: a
- * tracked view, whose sets would be lost. */
-int place_sever(struct places *ps, struct place *p, struct place_frozen *out,
-    struct err *e);
+/*
+ * The same without laying back: the place reads zero from then on. (fresh) is
+ * memory as of place_make_of(), which it goes on with, or -1. A segment never
+ * frozen whose memory came from the broker leaves as it is, unsealed: owned.
+ * What was severed and not taken yet is told again, and nothing is lifted.
+ * -EPERM: a tracked view, whose sets would be lost.
+ */
+int place_sever(struct places *ps, struct place *p, int fresh,
+    struct place_frozen *out, struct err *e);
 
 /* The broker took the first (nsteps) steps. Closes and frees them. */
 void place_frozen_done(struct place *p, uint32_t nsteps);

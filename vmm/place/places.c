@@ -269,23 +269,25 @@ void place_release(struct place *p)
 	p->memfd = -1;
 }
 
-static int fill_segment(struct place *p, struct err *e)
+int place_show_memory(struct place *p, int memory, struct err *e)
 {
-	int r;
+	int r = memory;
 
-	p->memfd = backing_segment(p->npages);
-	r = p->memfd;
+	p->memfd = memory;
 	if (r >= 0)
 		r = backing_map_shared(p->hva, place_len(p), p->memfd);
-	if (r < 0)
-		return err_set(
+	if (r < 0 && (e == NULL || e->code == 0))
+		(void)err_set(
 		    e, r, "%s: no memory for it: %s", p->name, strerror(-r));
+	if (r < 0)
+		return r;
 	p->nvmas = 1;
 	return place_attach(p, PLACE_SEGMENT, e);
 }
 
-int place_make(struct places *ps, const char *name, uint64_t gpa, uint64_t size,
-    struct place **out, struct err *e)
+/* (memory) is -1 for some of our own. */
+static int make(struct places *ps, const char *name, uint64_t gpa,
+    uint64_t size, int memory, struct place **out, struct err *e)
 {
 	struct place_want want = {.name = name,
 	    .gpa = gpa,
@@ -301,11 +303,27 @@ int place_make(struct places *ps, const char *name, uint64_t gpa, uint64_t size,
 	r = place_prepare(ps, &want, &p, e);
 	if (r < 0)
 		return r;
-	r = fill_segment(p, e);
+	p->lent = memory >= 0;
+	r = place_show_memory(p,
+	    p->lent ? backing_take(memory, p->npages, e)
+		    : backing_segment(p->npages),
+	    e);
 	if (r < 0) {
 		place_release(p);
 		return r;
 	}
 	*out = p;
 	return 0;
+}
+
+int place_make(struct places *ps, const char *name, uint64_t gpa, uint64_t size,
+    struct place **out, struct err *e)
+{
+	return make(ps, name, gpa, size, -1, out, e);
+}
+
+int place_make_of(struct places *ps, const char *name, uint64_t size,
+    int memory, struct place **out, struct err *e)
+{
+	return make(ps, name, 0, size, memory, out, e);
 }

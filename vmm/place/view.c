@@ -138,6 +138,19 @@ static int map_runs(struct place *p, bool writable, const struct page_run *runs,
 	return 0;
 }
 
+/* What is to be adopted is one layer; backing_take() asks the kernel of it. */
+static int check_own(const struct place_view *v, struct err *e)
+{
+	int r = run_list_check(v->runs, v->nruns, v->npages);
+
+	if (r < 0)
+		return err_set(e, r, "the list of runs is not valid");
+	if (v->nlayers != 1)
+		return err_set(e, -EPROTO, "%u layers are to be adopted, not 1",
+		    v->nlayers);
+	return 0;
+}
+
 /* All refusals that are a view's own. */
 static int check_view(struct places *ps, const struct place_view *v,
     uint32_t *nvmas, struct err *e)
@@ -145,9 +158,11 @@ static int check_view(struct places *ps, const struct place_view *v,
 	uint64_t *layer_npages;
 	int r;
 
+	if (v->kind == PLACE_SEGMENT)
+		return check_own(v, e);
 	if (v->kind != PLACE_VIEW_RO && v->kind != PLACE_VIEW_COW)
-		return err_set(
-		    e, -EINVAL, "a view is read-only or copy-on-write");
+		return err_set(e, -EINVAL,
+		    "a view is read-only, copy-on-write or adopted");
 	r = check_layers(v->layer_fd, v->nlayers, &layer_npages, e);
 	if (r < 0)
 		return r;
@@ -180,9 +195,30 @@ static int check_track(const struct places *ps, const struct place_view *v,
 	return 0;
 }
 
+/* The memory becomes the overlay. Where it has data, it has its 2 MiB pages
+ * already. */
+static int adopt(struct place *p, const struct place_view *v, struct err *e)
+{
+	p->lent = true;
+	p->adopted = true;
+	for (size_t i = 0; i < v->nruns; i++) {
+		uint64_t end = v->runs[i].page + v->runs[i].npages;
+
+		for (uint64_t c = v->runs[i].page / LEAF_NPAGES;
+		     v->runs[i].layer != RUN_ZERO && c * LEAF_NPAGES < end; c++)
+			bit_set(p->tried, c);
+	}
+	return place_show_memory(
+	    p, backing_take(v->layer_fd[0], p->npages, e), e);
+}
+
 static int fill_view(struct place *p, const struct place_view *v, struct err *e)
 {
-	int r = map_runs(
+	int r;
+
+	if (v->kind == PLACE_SEGMENT)
+		return adopt(p, v, e);
+	r = map_runs(
 	    p, v->kind == PLACE_VIEW_COW, v->runs, v->nruns, v->layer_fd);
 
 	if (r < 0)
@@ -203,7 +239,7 @@ int place_open(struct places *ps, const struct place_view *v,
 	struct place_want want = {.name = v->name,
 	    .gpa = v->gpa,
 	    .npages = v->npages,
-	    .writable = v->kind == PLACE_VIEW_COW};
+	    .writable = v->kind != PLACE_VIEW_RO};
 	struct place *p;
 	uint32_t nvmas = 0;
 	int r = check_view(ps, v, &nvmas, e);
@@ -225,13 +261,28 @@ int place_open(struct places *ps, const struct place_view *v,
 	return 0;
 }
 
+int place_may_close(const struct place *p, struct err *e)
+{
+	if (p->kind == PLACE_SEGMENT && !p->adopted &&
+	    (!p->severed || p->memfd < 0))
+		return err_set(e, -EPERM,
+		    "%s is a segment; only views, and segments that were "
+		    "adopted or severed, can be unmapped",
+		    p->name);
+	if (p->nsteps > 0)
+		return err_set(e, -EBUSY,
+		    "%s: what was frozen or severed waits to be taken; freeze "
+		    "or sever it again",
+		    p->name);
+	return 0;
+}
+
 int place_close(struct places *ps, struct place *p, struct err *e)
 {
-	int r;
+	int r = place_may_close(p, e);
 
-	if (p->kind == PLACE_SEGMENT)
-		return err_set(e, -EPERM,
-		    "%s is a segment; only views can be unmapped", p->name);
+	if (r < 0)
+		return r;
 	gate_close(ps->gate);
 	r = gmem_del(ps->gmem, p->slot, e);
 	gate_open(ps->gate);

@@ -119,6 +119,9 @@ static const int deadly[] = {
     SCMP_SYS(bpf),
     SCMP_SYS(perf_event_open),
     SCMP_SYS(userfaultfd),
+    /* a file's mode says who made it: see layer_memory() */
+    SCMP_SYS(fchmod),
+    SCMP_SYS(fchmodat),
     SCMP_SYS(keyctl),
     SCMP_SYS(add_key),
     SCMP_SYS(init_module),

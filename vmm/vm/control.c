@@ -93,6 +93,8 @@ static int put_step(
 	    .layer_npages = s->layer_npages,
 	    .has_layer = s->layer_fd >= 0,
 	    .first = s->first,
+	    .severed = s->severed,
+	    .owned = s->owned,
 	};
 	return 0;
 }
@@ -180,6 +182,7 @@ static int do_freeze(struct vm *vm, struct err *e)
 
 static int do_sever(struct vm *vm, struct err *e)
 {
+	AUTO_CLOSE int fresh = wire_take_fd(&vm->in, 0);
 	struct place_info info;
 	struct place_frozen z;
 	struct place *p;
@@ -192,7 +195,7 @@ static int do_sever(struct vm *vm, struct err *e)
 		return err_set(e, -EPERM,
 		    "segment 0 is the program's own memory and cannot be "
 		    "severed; freeze it");
-	r = place_sever(vm->places, p, &z, e);
+	r = place_sever(vm->places, p, fresh, &z, e);
 	if (r < 0)
 		return r;
 	return answer_frozen(vm, p, &z, e);
@@ -244,7 +247,8 @@ static int check_map(struct vm *vm, const struct wire_map *q, struct err *e)
 {
 	if (vm->in.nfds == 0)
 		return err_set(e, -EPROTO, "a view without its runs");
-	if ((q->mode & ~FIRN_MAP_TRACK) > FIRN_MAP_COW)
+	if ((q->mode & ~FIRN_MAP_TRACK) > FIRN_MAP_OWN ||
+	    q->mode == (FIRN_MAP_OWN | FIRN_MAP_TRACK))
 		return err_set(e, -EINVAL, "no map mode %u", q->mode);
 	if (vm->layers_lost)
 		return err_set(
@@ -267,6 +271,12 @@ static void choose_name(struct vm *vm, char *name)
 	}
 }
 
+static const enum place_kind kind_of[] = {
+    [FIRN_MAP_RO] = PLACE_VIEW_RO,
+    [FIRN_MAP_COW] = PLACE_VIEW_COW,
+    [FIRN_MAP_OWN] = PLACE_SEGMENT,
+};
+
 static int open_view(struct vm *vm, const struct wire_map *q,
     struct place_info *info, struct err *e)
 {
@@ -274,7 +284,7 @@ static int open_view(struct vm *vm, const struct wire_map *q,
 	struct place_view v = {
 	    .name = q->name,
 	    .gpa = q->gpa,
-	    .kind = (q->mode & FIRN_MAP_COW) ? PLACE_VIEW_COW : PLACE_VIEW_RO,
+	    .kind = kind_of[q->mode & ~FIRN_MAP_TRACK],
 	    .track = (q->mode & FIRN_MAP_TRACK) != 0,
 	    .npages = q->npages,
 	    .nruns = q->nruns,
@@ -323,12 +333,11 @@ static int do_unmap(struct vm *vm, struct err *e)
 	struct place *p;
 	int r = take_place(vm, &p, e);
 
+	if (r == 0)
+		r = place_may_close(p, e);
 	if (r < 0)
 		return r;
 	place_info(p, &info);
-	if (info.kind == PLACE_SEGMENT)
-		return err_set(
-		    e, -EPERM, "%s is a segment, not a view", info.name);
 	gate_close(&vm->gate);
 	guest_place_gone(vm->guest, info.gpa, info.npages * PAGE_SIZE);
 	r = place_close(vm->places, p, e);

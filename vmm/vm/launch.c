@@ -25,11 +25,11 @@ static int bad(struct err *e, const char *what)
 static int take_counts(
     const struct wire_packet *p, struct wire_launch *l, struct err *e)
 {
-	if (p->nfds != LAUNCH_FDS)
-		return bad(e, "not four descriptors");
 	if (p->m.len < sizeof(*l))
 		return bad(e, "too short");
 	memcpy(l, p->payload, sizeof(*l));
+	if (p->nfds != LAUNCH_FDS && p->nfds != LAUNCH_FDS + (uint64_t)l->nsegs)
+		return bad(e, "number of descriptors");
 	if (l->nargs == 0 || l->nargs > WIRE_ARGS_MAX ||
 	    l->nenv > WIRE_ARGS_MAX)
 		return bad(e, "number of arguments");
@@ -91,9 +91,12 @@ static int make_segments(struct vm *vm, const struct request *q, struct err *e)
 	struct place *p;
 	int r = place_make(vm->places, "ram", GMEM_RAM_GPA, q->l.mem, &p, e);
 
-	for (uint32_t i = 0; i < q->l.nsegs && r == 0; i++)
-		r = place_make(
-		    vm->places, q->seg[i].name, 0, q->seg[i].size, &p, e);
+	for (uint32_t i = 0; i < q->l.nsegs && r == 0; i++) {
+		AUTO_CLOSE int memory = wire_take_fd(&vm->in, LAUNCH_FDS + i);
+
+		r = place_make_of(
+		    vm->places, q->seg[i].name, q->seg[i].size, memory, &p, e);
+	}
 	return r;
 }
 

@@ -32,8 +32,9 @@
 
 enum wire_type {
 	/* broker -> monitor */
-	WIRE_LAUNCH =
-	    1,         /* wire_launch + blob; fds: elf, stdin, stdout, stderr */
+	/* wire_launch + blob; fds: elf, stdin, stdout, stderr, and the memory
+	 * of each segment, or of none */
+	WIRE_LAUNCH = 1,
 	WIRE_FREEZE,   /* wire_place -> wire_frozen; fds: wire_frozen */
 	WIRE_LAYERS,   /* more layer fds for the WIRE_MAP that follows; no reply
 			*/
@@ -45,14 +46,16 @@ enum wire_type {
 	WIRE_SEGMENTS, /* -> wire_segment[] */
 	WIRE_DIRTY,    /* wire_dirty -> wire_dirtied; fds: bitmap memfd */
 	WIRE_STATS,    /* -> wire_stats */
-	WIRE_SEVER,    /* wire_place -> wire_frozen; fds: as WIRE_FREEZE */
-	WIRE_TOUCHED,  /* wire_place -> ; fds: the two bitmaps */
+	/* wire_place; fds: memory for the place to go on with -> wire_frozen;
+	 * fds: as WIRE_FREEZE */
+	WIRE_SEVER,
+	WIRE_TOUCHED, /* wire_place -> ; fds: the two bitmaps */
 	/* monitor -> broker */
 	WIRE_READY, /* wire_ready: confined, waits for WIRE_LAUNCH; no reply */
 	WIRE_STARTED,    /* the program runs from now on; no reply */
 	WIRE_EXITED,     /* wire_exited + report text; no reply; last message */
 	WIRE_SEG_MADE,   /* wire_segment: the guest made one; no reply */
-	WIRE_SEG_GONE,   /* wire_place: the guest unmapped a view; no reply */
+	WIRE_SEG_GONE,   /* wire_place: the guest unmapped it; no reply */
 	WIRE_G_FREEZE,   /* wire_gfreeze -> cap in status, struct firn_frozen */
 	WIRE_G_SEVER,    /* the same */
 	WIRE_G_MAP,      /* wire_gmap -> struct firn_segment */
@@ -64,11 +67,12 @@ enum wire_type {
 	WIRE_G_DROP,   /* wire_gcap -> */
 	WIRE_G_OPEN, /* name -> wire_opened; fds: runs memfd, layers: /snap/NAME
 		      */
-	WIRE_G_SEGMENT, /* wire_segment (name, size) -> : its bytes are
-			 * reserved; WIRE_SEG_MADE follows, or WIRE_SEG_GONE
-			 * with id UINT32_MAX; one at a time */
+	WIRE_G_SEGMENT, /* wire_segment (name, size) -> ; fds: its memory, whose
+			 * bytes are reserved; WIRE_SEG_MADE follows, or
+			 * WIRE_SEG_GONE with id UINT32_MAX; one at a time */
 	/* wire_gmeld -> wire_melded; fds: memfd of struct firn_conflict */
 	WIRE_G_MELD,
+	WIRE_G_ADOPT, /* wire_gmap (no mode) -> struct firn_segment */
 	WIRE_TYPE_END
 };
 
@@ -115,7 +119,9 @@ struct wire_place {
  * the runs to put over the map so far. fds: for each step, the runs memfd, then
  * the layer (sealed; absent where all runs are zero). In a run the layer is 0
  * for the step's layer, or RUN_ZERO. A step's layer is the segment's own memfd
- * when first is set: then the map before it was all zero.
+ * when first is set: then the map before it was all zero. After a severed step
+ * the place reads zero. The layer of one that is owned as well is not sealed:
+ * the monitor gives it up, with its mapping, before it reads its next request.
  *
  * Of a tracked view a memfd of two bitmaps follows, of whole 64-bit words each:
  * the pages read since it was laid, then those written.
@@ -127,6 +133,8 @@ struct wire_step {
 	uint64_t layer_npages;
 	uint32_t has_layer;
 	uint32_t first;
+	uint32_t severed;
+	uint32_t owned;
 };
 
 struct wire_frozen {
@@ -143,7 +151,8 @@ struct wire_frozen {
 /*
  * fds: runs memfd, then layers; the layers of all WIRE_LAYERS since the last
  * WIRE_MAP come before those of this message. In a run the layer is the index
- * of the descriptor among them.
+ * of the descriptor among them. Mode FIRN_MAP_OWN: the one layer is memory that
+ * the VM adopts.
  */
 struct wire_map {
 	uint64_t npages;
@@ -257,8 +266,8 @@ struct wire_melded {
 _Static_assert(sizeof(struct wire_msg) == 24, "wire layout");
 _Static_assert(sizeof(struct wire_launch) == 24, "wire layout");
 _Static_assert(sizeof(struct wire_segment) == 112, "wire layout");
-_Static_assert(sizeof(struct wire_step) == 24, "wire layout");
-_Static_assert(sizeof(struct wire_frozen) == 144, "wire layout");
+_Static_assert(sizeof(struct wire_step) == 32, "wire layout");
+_Static_assert(sizeof(struct wire_frozen) == 176, "wire layout");
 _Static_assert(sizeof(struct wire_map) == 104, "wire layout");
 _Static_assert(sizeof(struct wire_exited) == 200, "wire layout");
 

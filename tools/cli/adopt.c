@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+/* adopt, give and take: what becomes of memory that was severed. */
+#include "tools/cli/cli.h"
+
+static const struct col cols[] = {
+    {"view", "segment", COL_UINT},
+    {"gpa", "gpa", COL_HEX},
+    {"pages", "pages", COL_UINT},
+    {"map_ns", "time", COL_NS},
+};
+
+int verb_adopt(struct cli *c, const struct args *a)
+{
+	json_t *p = json_pack("{s:s, s:s, s:s*}", "vm", a->words[0], "snapshot",
+	    a->words[1], "name", a->name);
+	json_t *r;
+	int ret = EX_OK;
+
+	if (p && a->gpa_set)
+		json_object_set_new(p, "gpa", json_integer((json_int_t)a->gpa));
+	r = cli_call(c, "view.adopt", p);
+	if (!r)
+		return EX_FAIL;
+	if (c->json) {
+		ret = out_json(r);
+	} else {
+		out_record(r, cols, sizeof(cols) / sizeof(cols[0]));
+		if (json_is_true(json_object_get(r, "copied_on_write")))
+			(void)printf("copied on write: it was sealed\n");
+	}
+	json_decref(r);
+	return ret;
+}
+
+static int hand(struct cli *c, const struct args *a, const char *method)
+{
+	return cli_simple(c, method,
+	    json_pack("{s:s, s:s, s:s*}", "vm", a->words[0], "snapshot",
+		a->words[1], "name", a->name));
+}
+
+int verb_give(struct cli *c, const struct args *a)
+{
+	return hand(c, a, "vm.give");
+}
+
+int verb_take(struct cli *c, const struct args *a)
+{
+	return hand(c, a, "vm.take");
+}
