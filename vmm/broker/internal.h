@@ -429,7 +429,8 @@ void freeze(struct broker *b, struct asker a, struct bvm *vm, struct bplace *p,
 /*
  * What a guest froze under a name is its owner's as well, as VM/NAME: the owner
  * could freeze the same memory at will. Left out where the name is taken, and
- * after GRANTS_MAX, so that a guest cannot fill its owner's table.
+ * after GRANTS_MAX, so that a guest cannot fill its owner's table; and what is
+ * owned has one capability only.
  */
 void grant_owner(
     struct bvm *vm, struct snap *s, uint32_t rights, const char *name);

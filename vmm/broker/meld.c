@@ -312,6 +312,13 @@ static int meld_begin(struct meld_op *op, struct err *e)
 	int rc = t == NULL ? err_set(e, -ESRCH, "the asker is gone")
 			   : name_check(t, op->r.name, e);
 
+	/* What its holder may come to write is no part of a value. */
+	for (int i = 0; i < NSNAPS && rc == 0; i++)
+		if (op->r.snap[i]->owned != 0)
+			rc = err_set(e, -EPERM,
+			    "snapshot %" PRIu64 " is owned; map it, or derive "
+			    "from it, which seals it",
+			    op->r.snap[i]->id);
 	for (int i = A; i < NSNAPS && rc == 0; i++)
 		rc = side_since(op, i, e);
 	for (int i = A; i < NSNAPS && rc == 0; i++)
