@@ -604,6 +604,62 @@ static void freeze_and_map(void **state)
 	(void)close(layer);
 }
 
+/* Two bitmaps of MEM, without a bit set. */
+static void is_untouched(int fd)
+{
+	uint64_t *bits;
+	size_t len;
+
+	assert_int_equal(
+	    wire_slurp(fd, MEM / PAGE_SIZE, (void **)&bits, &len), 0);
+	assert_int_equal(len, 2 * MEM / PAGE_SIZE / 8);
+	for (size_t i = 0; i < len / 8; i++)
+		assert_int_equal(bits[i], 0);
+	free(bits);
+}
+
+static void track_view(void **state)
+{
+	struct vm *vm = *state;
+	struct wire_map m = {.npages = MEM / PAGE_SIZE,
+	    .name = "view",
+	    .mode = FIRN_MAP_COW | FIRN_MAP_TRACK};
+	struct wire_place p = {.id = 0};
+	struct wire_mapped w;
+	struct wire_frozen z;
+	int fds[2];
+	int layer;
+
+	start(vm, "guest/cat");
+	freeze_ram(vm, &z, &fds[0], &layer);
+	assert_int_equal(z.tracked, 0);
+	assert_int_equal(ask(vm, WIRE_TOUCHED, &p, sizeof(p), NULL, 0), -EPERM);
+	fds[1] = reopen(layer);
+	m.nruns = z.step[0].nruns;
+	m.nlayers = 1;
+	assert_int_equal(ask(vm, WIRE_MAP, &m, sizeof(m), fds, 2), 0);
+	memcpy(&w, vm->p.payload, sizeof(w));
+	p.id = w.id;
+	assert_int_equal(ask(vm, WIRE_TOUCHED, &p, sizeof(p), NULL, 0), 0);
+	assert_int_equal(vm->p.nfds, 1);
+	is_untouched(vm->p.fd[0]);
+	assert_int_equal(ask(vm, WIRE_SEVER, &p, sizeof(p), NULL, 0), -EPERM);
+	assert_int_equal(ask(vm, WIRE_FREEZE, &p, sizeof(p), NULL, 0), 0);
+	memcpy(&z, vm->p.payload, sizeof(z));
+	assert_int_equal(z.tracked, 1);
+	assert_int_equal(z.nsteps, 0);
+	assert_int_equal(vm->p.nfds, 1);
+	is_untouched(vm->p.fd[0]);
+	p.id = 99;
+	assert_int_equal(
+	    ask(vm, WIRE_TOUCHED, &p, sizeof(p), NULL, 0), -ENOENT);
+	assert_int_equal(ask(vm, WIRE_TOUCHED, &p, 3, NULL, 0), -EPROTO);
+	echoes(vm);
+	(void)close(fds[0]);
+	(void)close(fds[1]);
+	(void)close(layer);
+}
+
 static void freeze_again(void **state)
 {
 	struct vm *vm = *state;
@@ -698,6 +754,7 @@ int main(void)
 	    T(requests_that_are_wrong),
 	    T(what_is_no_packet_ends_it),
 	    T(freeze_and_map),
+	    T(track_view),
 	    T(freeze_again),
 	    T(dirty_pages),
 	    cmocka_unit_test(by_hand),

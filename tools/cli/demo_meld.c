@@ -10,7 +10,7 @@
 #include "tools/cli/demo.h"
 #include "tools/libfirn/firn_json.h"
 
-#define TABLE_LEN (256u * 4096u) /* rows of 16 seats, a row a page */
+#define TABLE_LEN (256ULL * 4096) /* rows of 16 seats, a row a page */
 #define SOLD      "1500"
 #define AGENTS    2
 #define SNAPS_MAX 16

@@ -199,12 +199,10 @@ static void check_uffd(struct doctor *d)
 
 	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
 		report(d, "userfaultfd", LEVEL_NOTE,
-		    "absent: %s (not used yet)", strerror(errno));
+		    "absent: %s: views cannot be tracked", strerror(errno));
 	else
-		report(d, "userfaultfd", LEVEL_OK, "present%s (not used yet)",
-		    api.features & UFFD_FEATURE_WP_HUGETLBFS_SHMEM
-			? ", write-protects shared memory"
-			: "");
+		report(d, "userfaultfd", LEVEL_OK,
+		    "present: views can be tracked");
 }
 
 static uint64_t number_in(const char *path, const char *before)

@@ -216,7 +216,7 @@ int kin_since(const struct kin *k, const struct kin *base, bool *tracked,
 	*out = (struct kin_sets){0};
 	if (rc != 0 || !*tracked || n == 0)
 		return rc;
-	set = calloc(2 * n, sizeof(*set));
+	set = calloc(2 * n, sizeof(void *));
 	if (set == NULL)
 		return -ENOMEM;
 	for (size_t i = 0; i < n; i++, k = k->parent) {

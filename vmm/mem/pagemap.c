@@ -113,16 +113,14 @@ static int by_scan(int fd, struct found *f, uint64_t end)
 
 static void found_entry(struct found *f, uint64_t entry, uint64_t at)
 {
-	enum found_kind kind = FOUND_PRIVATE;
+	bool zero = f->shared != NULL && (entry & ENTRY_PRESENT) != 0 &&
+		    (entry & ENTRY_EXCLUSIVE) == 0;
 
 	if ((entry & (ENTRY_PRESENT | ENTRY_SWAPPED)) == 0)
 		return;
-	if ((entry & ENTRY_FILE) != 0)
-		kind = FOUND_SHARED;
-	else if (f->shared != NULL && (entry & ENTRY_PRESENT) != 0 &&
-		 (entry & ENTRY_EXCLUSIVE) == 0)
-		kind = FOUND_SHARED;
-	found_range(f, kind, at, at + PAGE_SIZE);
+	found_range(f,
+	    (entry & ENTRY_FILE) != 0 || zero ? FOUND_SHARED : FOUND_PRIVATE,
+	    at, at + PAGE_SIZE);
 }
 
 static int by_entries(int fd, struct found *f, uint64_t end)
@@ -164,9 +162,11 @@ static int find(int fd, struct found *f, const void *hva, uint64_t npages)
 int pagemap_private(
     int fd, const void *hva, uint64_t npages, uint64_t *bits, uint64_t *count)
 {
-	struct found f = {.bits = bits};
-	int r = find(fd, &f, hva, npages);
+	struct found f = {0};
+	int r;
 
+	f.bits = bits;
+	r = find(fd, &f, hva, npages);
 	if (count != NULL)
 		*count = f.count;
 	return r;
@@ -175,7 +175,9 @@ int pagemap_private(
 int pagemap_sets(
     int fd, const void *hva, uint64_t npages, uint64_t *reads, uint64_t *writes)
 {
-	struct found f = {.bits = writes, .shared = reads};
+	struct found f = {0};
 
+	f.bits = writes;
+	f.shared = reads;
 	return find(fd, &f, hva, npages);
 }

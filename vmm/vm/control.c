@@ -103,13 +103,16 @@ static int put_step(
 static int sets_blob(const struct place_sets *s, uint64_t npages)
 {
 	size_t len = (npages + 63) / 64 * sizeof(uint64_t);
-	AUTO_FREE unsigned char *both = malloc(2 * len);
+	unsigned char *both = malloc(2 * len);
+	int fd;
 
 	if (both == NULL)
 		return -ENOMEM;
 	memcpy(both, s->reads, len);
 	memcpy(both + len, s->writes, len);
-	return wire_blob("firn-sets", both, 2 * len);
+	fd = wire_blob("firn-sets", both, 2 * len);
+	free(both);
+	return fd;
 }
 
 static int put_sets(const struct place_frozen *z, struct frozen_fds *f)
