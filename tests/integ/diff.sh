@@ -49,8 +49,13 @@ stamp_round v
 is "relatives are compared by place" \
     "$("$FIRN" diff s t --json | jq .exact)" false
 is "exactly when asked" "$("$FIRN" diff s t --exact --json | jq .exact)" true
+before=$("$FIRN" diff s t --json | jq -c '[.exact, .extents]')
 "$FIRN" read s 0 $((64 * 4096)) >"$T/s"
 "$FIRN" read t 0 $((64 * 4096)) >"$T/t"
+is "reading them changes nothing of it" "$("$FIRN" diff s t --json |
+    jq -c '[.exact, .extents]')" "$before"
+is "nor what is read" "$("$FIRN" read t 0 $((64 * 4096)) | cmp - "$T/t" &&
+    "$FIRN" read s 0 $((64 * 4096)) | cmp - "$T/s" && echo same)" same
 "$FIRN" import "$T/s" --name s2 >/dev/null
 is "a segment's snapshot and a copy of it" "$(differ s s2)" '[true,[]]'
 is "a copy with a relative" "$(differ s2 t)" "$("$FIRN" diff s t --exact \

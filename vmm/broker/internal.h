@@ -69,6 +69,9 @@ struct snap {
 	/* The same pages with fewer extents, for views; see lay.c. */
 	bool has_laid;
 	struct map laid;
+	/* The same pages in layers that go out whole; see snapshot.open. */
+	bool has_opened;
+	struct map opened;
 	struct lineage *lineage;
 	uint32_t holds;
 	uint64_t origin_vm;

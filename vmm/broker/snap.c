@@ -93,6 +93,8 @@ void snap_put(struct broker *b, struct snap *s)
 	map_put(&b->store, &s->map);
 	if (s->has_laid)
 		map_put(&b->store, &s->laid);
+	if (s->has_opened)
+		map_put(&b->store, &s->opened);
 	for (struct home *h = b->homes; h != NULL; h = h->next)
 		if (h->uid == s->payer)
 			notify(b, h, "snapshot.gone",

@@ -114,7 +114,7 @@ struct show_op {
 	struct broker *b;
 	struct ctl_req *rq;
 	struct snap *s;
-	struct map map; /* the snapshot's as it was: snapshot.open changes it */
+	struct map map;
 	char name[FIRN_NAME_MAX];
 	struct map *other; /* every other map of the same pages; held */
 	uint32_t nother;
@@ -307,8 +307,9 @@ void op_snapshot_show(void *ctx, struct ctl_req *rq)
 /*
  * Descriptors cannot be taken back, and show a whole layer: so only those
  * layers go out of which every page is reachable from the snapshot. Where one
- * is not, all its reachable pages are copied to a layer of their own, once, and
- * the snapshot's map names that from then on.
+ * is not, all its reachable pages are copied to a layer of their own, once,
+ * which the snapshot's opened map names. Its own map stays as it is, so that
+ * opening never changes what a diff or a heatmap says.
  */
 #define OPEN_FILES_MAX 200u
 
@@ -317,7 +318,7 @@ struct open_op {
 	struct broker *b;
 	struct ctl_req *rq;
 	struct snap *s;
-	struct map base; /* what (from) was taken of; held, for its layers */
+	struct map base; /* what (from) is of; held, for its layers */
 	struct runs from;
 	struct page_run *to;
 	struct filetab tab;
@@ -452,11 +453,11 @@ static int open_adopt(struct open_op *op)
 	layer_put(b->layers, id);
 	if (rc != 0)
 		return err_set(&op->e, rc, "no memory for a page map");
-	map_put(&b->store, &s->map);
-	s->map = next;
-	if (s->has_laid)
-		map_put(&b->store, &s->laid);
-	s->has_laid = false;
+	/* Two may have asked at once. */
+	if (s->has_opened)
+		map_put(&b->store, &s->opened);
+	s->opened = next;
+	s->has_opened = true;
 	layers_reap(b);
 	return 0;
 }
@@ -490,7 +491,8 @@ static int open_begin(struct open_op *op)
 
 	if (op->base.npages != 0)
 		map_put(&op->b->store, &op->base);
-	op->base = map_get(&op->b->store, &op->s->map);
+	op->base = map_get(
+	    &op->b->store, op->s->has_opened ? &op->s->opened : &op->s->map);
 	rc = runs_of(&op->base, 0, op->base.npages, &op->from);
 	if (rc == 0)
 		rc = files_of(op->b, &op->from, &op->tab);
