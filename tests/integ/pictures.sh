@@ -132,6 +132,31 @@ is "graph: JSON" "$("$FIRN" graph s0 --json |
     jq -c "[.snapshots[] | select(.id == $b) | .parents]")" "[[$a]]"
 "$FIRN" graph --dot "$T/g.dot"
 works "graph: into a file" diff "$T/g.dot" <(echo "$dot")
+# Melded ones have two parents, owned ones are dashed.
+for f in a b; do
+	"$FIRN" map v s0 --cow --name "w$f" >/dev/null
+	"$FIRN" freeze "v:w$f" --name "m$f" >/dev/null
+done
+"$FIRN" meld s0 ma mb --blind --name m >/dev/null
+dot=$("$FIRN" graph)
+like "graph: a melded one" "$dot" "^	s$(id m) .*style=\"rounded,bold\""
+for f in ma mb; do
+	like "graph: melded of $f" "$dot" "^	s$(id $f) -> s$(id m) \[style=bold\];"
+done
+mkfifo "$T/own.in"
+exec 6<>"$T/own.in"
+"$FIRN" run --detach --name o --segment data=256K "$GUESTS/stamp" data 64 42 \
+    <"$T/own.in" >"$T/own.out" 2>&1
+echo >&6
+until_true 10 grep -q '^round 1:' "$T/own.out"
+"$FIRN" sever o:data --name own >/dev/null
+like "graph: an owned one" "$("$FIRN" graph own)" 'style="rounded,dashed"'
+is "a heatmap leaves it owned" "$("$FIRN" heatmap own --json |
+    jq '.cells | length') $("$FIRN" show own --json | jq .owned)" "64 true"
+is "a diff with one that is no relative seals it" \
+    "$("$FIRN" diff own s0 --json | jq .exact) $("$FIRN" show own --json |
+    jq .owned)" "true false"
+
 # One that the caller dropped is nobody's parent in it.
 "$FIRN" drop s1
 is "graph over a gap" "$("$FIRN" graph --dot "$T/g.dot" &&

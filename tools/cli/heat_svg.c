@@ -192,7 +192,7 @@ static unsigned put_ages(const struct heat *h, FILE *f, unsigned y)
 		    x, y, RAMP_STEP, SWATCH,
 		    ramp_colour(i, RAMP_STEPS, colour, sizeof(colour)));
 	(void)snprintf(text, sizeof(text),
-	    "oldest: %s ago; %" PRIu64 " freezes in equal steps",
+	    "oldest: %s ago; freezes: %" PRIu64 ", in equal steps",
 	    heat_age(h->layer[h->nlayers - 1][HEAT_AGE], age, sizeof(age)),
 	    h->nlayers);
 	put_text(f, x + 8, y, text);

@@ -142,7 +142,7 @@ static void put_ages(const struct heat *h, FILE *f)
 	    f, "newest, %s ", heat_age(h->layer[0][HEAT_AGE], a, sizeof(a)));
 	for (unsigned i = 0; i < NSHADES; i++)
 		put_sample(h, f, age_colour[i], age_shade[i]);
-	(void)fprintf(f, " oldest, %s; %" PRIu64 " freezes   ",
+	(void)fprintf(f, " oldest, %s; freezes: %" PRIu64 "   ",
 	    heat_age(h->layer[h->nlayers - 1][HEAT_AGE], b, sizeof(b)),
 	    h->nlayers);
 }

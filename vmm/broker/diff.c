@@ -356,9 +356,6 @@ static void diff_ready(struct diff_op *op)
 		return;
 	if (op->e.code == 0 && op->gone)
 		(void)err_set(&op->e, -ECANCELED, "the client is gone");
-	/* Places say nothing of those that have no history in common. */
-	if (op->lineage[0] != op->lineage[1])
-		op->exact = true;
 	if (op->e.code != 0) {
 		asker_fail(b, &op->a, &op->e);
 		diff_free(op);
@@ -463,10 +460,13 @@ void diff(struct broker *b, struct asker a, const struct side side[2],
 
 	if (op == NULL)
 		return;
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 2; i++)
 		op->lineage[i] =
 		    lineage_get(side[i].snap != NULL ? side[i].snap->lineage
 						     : side[i].place->lineage);
+	/* Places say nothing of those that have no history in common. */
+	op->exact |= op->lineage[0] != op->lineage[1];
+	for (int i = 0; i < 2; i++) {
 		if (side[i].snap != NULL) {
 			side_snap(op, side, i);
 			continue;
