@@ -36,6 +36,8 @@ refused "an object file" 1 "" "${R[@]}" "$T/odd"
 refused "more memory than there is" 1 "" "${R[@]}" --mem 8000G "$GUESTS/hello"
 refused "less memory than it needs" 1 "" "${R[@]}" --mem 4K "$GUESTS/hello"
 refused "an unaligned segment" 1 "" "${R[@]}" --segment a=4097 "$GUESTS/hello"
+refused "a segment beyond all" 1 "at most 1 TiB" "${R[@]}" \
+    --segment a=10000T "$GUESTS/hello"
 refused "two segments of one name" 1 "" "${R[@]}" --segment a=4K \
     --segment a=4K "$GUESTS/hello"
 refused "an unknown snapshot" 1 "none" "${R[@]}" --give a=none "$GUESTS/hello"

@@ -126,7 +126,8 @@ struct bplace *place_add(struct broker *b, struct bvm *vm,
 	p->name[sizeof(p->name) - 1] = '\0';
 	if (s->size % PAGE_SIZE != 0 || map_zero(p->npages, &p->cur) != 0)
 		return err_set(e, -EINVAL,
-			   "a segment has a whole number of pages, at least 1"),
+			   "a segment has a whole number of pages, at least 1, "
+			   "and at most 1 TiB"),
 		       NULL;
 	p->lineage = l != NULL ? lineage_get(l) : lineage_new();
 	if (p->lineage == NULL)
