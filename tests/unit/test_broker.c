@@ -24,6 +24,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -228,7 +229,21 @@ enum how {
 	PIPE_SETS,
 	UNTOLD_SETS,
 	UNASKED_SETS,
-	SETS_END
+	SETS_END,
+	/* with memory that is severed owned: to be tried again */
+	KEEPS_FD,
+	KEEPS_MAPPING,
+	/* what no monitor says of it */
+	OWNED_SEALED,
+	OWNED_LOOSE,
+	OWNED_FOREIGN,
+	OWNED_LATER,
+	OWNED_UNSEVERED,
+	OWNED_SMALL,
+	OWNED_NOTHING,
+	/* with memory that it is to adopt */
+	REFUSES_OWN,
+	REFUSES_AND_KEEPS,
 };
 
 struct fake {
@@ -252,6 +267,9 @@ struct fake {
 	struct wire_packet p;
 	int layer[1024];
 	uint32_t nlayers;
+	int memory; /* its segment's, from the broker; or -1 */
+	int kept;   /* of what it gave up; or -1 */
+	void *mapping;
 };
 
 struct world {
@@ -407,6 +425,91 @@ static int sets_blob(struct fake *f)
 	return wire_blob("sets", bits, len);
 }
 
+/* --- its memory, where that came from the broker */
+
+#define OWNED_SEALS (F_SEAL_SHRINK | F_SEAL_GROW)
+
+static int foreign_memory(int seals, mode_t mode)
+{
+	int fd = new_layer(NPAGES);
+
+	assert_int_equal(fchmod(fd, mode), 0);
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, (long)seals), 0);
+	return fd;
+}
+
+static void spoil_owned(struct fake *f, struct wire_step *s, int *fd)
+{
+	if (f->how == KEEPS_FD)
+		f->kept = __real_fcntl(*fd, F_DUPFD_CLOEXEC, 3L);
+	if (f->how == KEEPS_MAPPING)
+		f->mapping = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE,
+		    MAP_SHARED, *fd, 0);
+	if (f->how == OWNED_SEALED)
+		(void)fcntl(*fd, F_ADD_SEALS, (long)SEALS);
+	if (f->how == OWNED_LOOSE || f->how == OWNED_FOREIGN) {
+		(void)close(*fd);
+		*fd = f->how == OWNED_LOOSE ? foreign_memory(0, 0600)
+					    : foreign_memory(OWNED_SEALS, 0777);
+	}
+	s->first = f->how != OWNED_LATER;
+	s->severed = f->how != OWNED_UNSEVERED;
+	s->has_layer = f->how != OWNED_NOTHING;
+	if (f->how == OWNED_SMALL)
+		s->layer_npages++;
+}
+
+static void release(struct fake *f)
+{
+	if (f->kept >= 0)
+		(void)close(f->kept);
+	if (f->mapping != NULL)
+		(void)munmap(f->mapping, PAGE_SIZE);
+	f->kept = -1;
+	f->mapping = NULL;
+}
+
+/* To a sever of a segment never frozen. */
+static void answer_owned(struct fake *f)
+{
+	struct page_run r = {.npages = NPAGES};
+	struct wire_frozen w = {.npages = NPAGES, .nsteps = 1};
+	int fds[2] = {wire_blob("runs", &r, sizeof(r)), f->memory};
+
+	w.step[0] =
+	    (struct wire_step){.nruns = 1, .layer_npages = NPAGES, .owned = 1};
+	for (uint32_t i = 0; i < NPAGES; i++)
+		put_page(f->memory, i, f->truth[i]);
+	spoil_owned(f, &w.step[0], &fds[1]);
+	reply(f, 0, &w, sizeof(w), fds, 1 + w.step[0].has_layer);
+	(void)close(fds[0]);
+	(void)close(fds[1]);
+	f->memory = wire_take_fd(&f->p, 0);
+	memset(f->dirty, 0, sizeof(f->dirty));
+	memset(f->truth, 0, sizeof(f->truth));
+}
+
+/* What the monitors of ours ask the kernel. */
+static void adopt_memory(struct fake *f, int fd)
+{
+	assert_int_equal(__real_fcntl(fd, F_GET_SEALS, 0L), OWNED_SEALS);
+	assert_int_equal(__real_fcntl(fd, F_GETFL, 0L) & O_ACCMODE, O_RDWR);
+	assert_int_equal(__real_fcntl(fd, F_SETLEASE, (long)F_WRLCK), 0);
+	assert_int_equal(__real_fcntl(fd, F_SETLEASE, (long)F_UNLCK), 0);
+	if (f->how == REFUSES_OWN || f->how == REFUSES_AND_KEEPS) {
+		if (f->how == REFUSES_AND_KEEPS)
+			f->kept = __real_fcntl(fd, F_DUPFD_CLOEXEC, 3L);
+		return;
+	}
+	if (f->memory >= 0)
+		(void)close(f->memory);
+	f->memory = __real_fcntl(fd, F_DUPFD_CLOEXEC, 3L);
+	f->first = true;
+	memcpy(f->truth, f->mapped, sizeof(f->truth));
+	for (uint32_t i = 0; i < NPAGES; i++)
+		f->dirty[i] = f->truth[i] != 0;
+}
+
 static void answer_freeze(struct fake *f)
 {
 	struct page_run r[NPAGES];
@@ -415,8 +518,13 @@ static void answer_freeze(struct fake *f)
 	int p[2];
 	int fds[3];
 	uint32_t nfds = 3;
-	size_t n = make_step(f, r, &fds[1], &w.step[0].layer_npages);
+	size_t n;
 
+	if (f->p.m.type == WIRE_SEVER && f->first && f->memory >= 0) {
+		answer_owned(f);
+		return;
+	}
+	n = make_step(f, r, &fds[1], &w.step[0].layer_npages);
 	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
 	w.step[0].has_layer = 1;
 	w.step[0].first = f->first;
@@ -451,6 +559,9 @@ static void answer_freeze(struct fake *f)
 	(void)close(p[0]);
 	(void)close(p[1]);
 	f->first = f->p.m.type == WIRE_SEVER;
+	if (f->memory >= 0)
+		(void)close(f->memory);
+	f->memory = f->first ? wire_take_fd(&f->p, 0) : -1;
 	memset(f->dirty, 0, sizeof(f->dirty));
 	if (f->first)
 		memset(f->truth, 0, sizeof(f->truth));
@@ -505,9 +616,16 @@ static void answer_map(struct fake *f)
 	keep_layers(f, 1);
 	assert_int_equal(f->nlayers, q.nlayers);
 	show_runs(f->p.fd[0], f->layer, f->nlayers, f->mapped);
+	if (q.mode == FIRN_MAP_OWN)
+		adopt_memory(f, f->layer[0]);
 	for (uint32_t i = 0; i < f->nlayers; i++)
 		(void)close(f->layer[i]);
 	f->nlayers = 0;
+	if (q.mode == FIRN_MAP_OWN &&
+	    (f->how == REFUSES_OWN || f->how == REFUSES_AND_KEEPS)) {
+		reply(f, -ENOSPC, "there is no room", 16, NULL, 0);
+		return;
+	}
 	if (q.mode & FIRN_MAP_TRACK) {
 		f->tracked = true;
 		f->first = false;
@@ -875,6 +993,8 @@ static int teardown(void **state)
 			(void)close(f->layer[k]);
 		if (f->used && f->sock >= 0)
 			(void)close(f->sock);
+		if (f->used && f->memory >= 0)
+			(void)close(f->memory);
 	}
 	assert_int_equal(count_fds(), x->nfds_before);
 	free(x->in);
@@ -892,7 +1012,13 @@ static struct fake *launch(struct world *x, int i, const char *name)
 
 	if (f->used && f->sock >= 0)
 		(void)close(f->sock);
-	*f = (struct fake){.first = true, .next_id = 100, .sock = -1};
+	if (f->used && f->memory >= 0)
+		(void)close(f->memory);
+	*f = (struct fake){.first = true,
+	    .next_id = 100,
+	    .sock = -1,
+	    .memory = -1,
+	    .kept = -1};
 	(void)snprintf(f->name, sizeof(f->name), "%s", name);
 	drop_fds(x);
 	request(x, "vm.launch",
@@ -1615,6 +1741,173 @@ static void clients_go(void **state)
 	nothing_left(x);
 }
 
+/* --- what one holder alone has -----------------------------------------------
+ */
+
+static json_t *hand_params(const struct fake *f, const char *snap)
+{
+	return json_pack("{s:s,s:s}", "vm", f->name, "snapshot", snap);
+}
+
+/* From now on its memory is the broker's: a sever gives it owned. */
+static void lend_memory(struct world *x, struct fake *f)
+{
+	must_do(x, "segment.sever", freeze_params(f, "before"));
+	must_do(x, "snapshot.drop", json_pack("{s:s}", "snapshot", "before"));
+	assert_true(f->memory >= 0);
+}
+
+static bool is_owned(struct world *x, const char *snap)
+{
+	json_t *r =
+	    must(x, "snapshot.show", json_pack("{s:s}", "snapshot", snap));
+	bool owned = json_is_true(json_object_get(r, "owned"));
+
+	json_decref(r);
+	return owned;
+}
+
+/* The newest place of (f). */
+static json_t *place_params(const struct fake *f, const char *name)
+{
+	char id[16];
+
+	(void)snprintf(id, sizeof(id), "%u", f->next_id - 1);
+	return json_pack("{s:s,s:s,s:s*}", "vm", f->name,
+	    name == NULL ? "view" : "segment", id, "name", name);
+}
+
+static void owned_changes_hands(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch(x, 0, "v");
+	struct fake *g = launch(x, 1, "w");
+	uint64_t was[NPAGES];
+	uint32_t fds = 0;
+
+	lend_memory(x, f);
+	guest_writes(f, 0, 1, 77);
+	memcpy(was, f->truth, sizeof(was));
+	must_do(x, "segment.sever", freeze_params(f, "s"));
+	assert_true(is_owned(x, "s"));
+	must_fail(x, "snapshot.open", json_pack("{s:s}", "snapshot", "s"));
+	must_fail(x, "snapshot.meld", meld_params("s", "s", "s"));
+	must_do(x, "vm.give", hand_params(g, "s"));
+	must_fail(x, "view.adopt", hand_params(g, "s"));
+	must_fail(x, "snapshot.show", json_pack("{s:s}", "snapshot", "s"));
+	must_do(x, "vm.take", hand_params(g, "s"));
+	must_fail(x, "vm.take", hand_params(g, "s"));
+	for (int i = 0; i < 1000; i++) {
+		struct fake *to = i % 2 == 0 ? g : f;
+
+		must_do(x, "view.adopt", hand_params(to, "s"));
+		must_fail(
+		    x, "snapshot.show", json_pack("{s:s}", "snapshot", "s"));
+		assert_memory_equal(to->truth, was, sizeof(was));
+		to->truth[i] = was[i] = 5;
+		must_do(x, "segment.sever", place_params(to, "s"));
+		must_do(x, "view.unmap", place_params(to, NULL));
+		if (i == 10)
+			fds = settled_fds(x, UINT32_MAX);
+	}
+	assert_true(settled_fds(x, fds) <= fds);
+	assert_true(is_owned(x, "s"));
+	must_do(x, "view.map", hand_params(f, "s"));
+	assert_memory_equal(f->mapped, was, sizeof(was));
+	assert_false(is_owned(x, "s"));
+	shows(x, "s", was);
+	end_vm(x, f);
+	end_vm(x, g);
+	nothing_left(x);
+}
+
+/* What is kept comes to light, and nothing is lost by it. */
+static void kept_memory(void **state)
+{
+	struct world *x = *state;
+	struct fake *g = launch(x, 1, "w");
+	uint64_t was[NPAGES];
+
+	for (enum how how = KEEPS_FD; how <= KEEPS_MAPPING; how++) {
+		struct fake *f = launch(x, 0, "v");
+
+		lend_memory(x, f);
+		guest_writes(f, 0, 1, 77);
+		memcpy(was, f->truth, sizeof(was));
+		f->how = how;
+		must_fail(x, "segment.sever", freeze_params(f, "s"));
+		must_fail(x, "segment.sever", freeze_params(f, "s"));
+		must_fail(x, "segment.freeze", freeze_params(f, "s"));
+		assert_int_equal(f->nkills, 0);
+		release(f);
+		must_do(x, "segment.sever", freeze_params(f, "s"));
+		assert_true(is_owned(x, "s"));
+		must_do(x, "view.adopt", hand_params(g, "s"));
+		assert_memory_equal(g->truth, was, sizeof(was));
+		end_vm(x, f);
+	}
+	end_vm(x, g);
+	nothing_left(x);
+}
+
+static void hostile_owners(void **state)
+{
+	struct world *x = *state;
+	struct fake *g = launch(x, 1, "bystander");
+
+	for (enum how how = OWNED_SEALED; how <= OWNED_NOTHING; how++) {
+		struct fake *f = launch(x, 0, "v");
+
+		lend_memory(x, f);
+		guest_writes(f, 0, 1, 77);
+		f->how = how;
+		must_fail(x, "segment.sever", freeze_params(f, "s"));
+		must_do(x, "vm.wait", json_pack("{s:s}", "vm", "v"));
+		assert_int_equal(f->nkills, 1);
+		others_live(x, g);
+	}
+	end_vm(x, g);
+	nothing_left(x);
+}
+
+/* An adoption that fails leaves the capability as it was. */
+static void refused_adoptions(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch(x, 0, "v");
+	struct fake *g = launch(x, 1, "w");
+	uint64_t was[NPAGES];
+
+	lend_memory(x, f);
+	guest_writes(f, 0, 1, 77);
+	memcpy(was, f->truth, sizeof(was));
+	must_do(x, "segment.sever", freeze_params(f, "s"));
+	g->how = REFUSES_OWN;
+	must_fail(x, "view.adopt", hand_params(g, "s"));
+	assert_true(is_owned(x, "s"));
+	g->how = REFUSES_AND_KEEPS;
+	must_fail(x, "view.adopt", hand_params(g, "s"));
+	assert_false(is_owned(x, "s"));
+	must_fail(x, "view.adopt", hand_params(f, "s"));
+	must_fail(x, "view.map", hand_params(f, "s"));
+	must_fail(x, "vm.give", hand_params(f, "s"));
+	release(g);
+	assert_true(is_owned(x, "s"));
+	for (enum how how = DIES; how <= GARBAGE; how++) {
+		g->how = how;
+		must_fail(x, "view.adopt", hand_params(g, "s"));
+		assert_true(is_owned(x, "s"));
+		json_decref(call(x, "vm.kill", json_pack("{s:s}", "vm", "w")));
+		must_do(x, "vm.wait", json_pack("{s:s}", "vm", "w"));
+		g = launch(x, 1, "w");
+	}
+	must_do(x, "view.adopt", hand_params(g, "s"));
+	assert_memory_equal(g->truth, was, sizeof(was));
+	end_vm(x, f);
+	end_vm(x, g);
+	nothing_left(x);
+}
+
 /* --- what fails --------------------------------------------------------------
  */
 
@@ -1632,6 +1925,10 @@ enum op {
 	OP_TRACKED, /* freeze of a tracked view */
 	OP_TOUCHED,
 	OP_MELD,
+	OP_SEVER_OWNED,
+	OP_ADOPT,
+	OP_SEAL, /* by a map */
+	OP_GIVE,
 	OP_END
 };
 
@@ -1640,11 +1937,14 @@ static json_t *op_call(struct world *x, enum op op, int import_fd)
 	static const char *const method[] = {"segment.freeze", "segment.sever",
 	    "view.map", "snapshot.diff", "snapshot.open", "snapshot.import",
 	    "snapshot.show", "snapshot.heat", "dirty.query", "dirty.query",
-	    "segment.freeze", "track.query", "snapshot.meld"};
+	    "segment.freeze", "track.query", "snapshot.meld", "segment.sever",
+	    "view.adopt", "view.map", "vm.give"};
 	json_t *p = NULL;
 
-	if (op == OP_FREEZE || op == OP_SEVER)
+	if (op == OP_FREEZE || op == OP_SEVER || op == OP_SEVER_OWNED)
 		p = json_pack("{s:s}", "vm", "v");
+	else if (op > OP_SEVER_OWNED)
+		p = hand_params(&x->fake[1], "o");
 	else if (op == OP_TRACKED)
 		p = json_pack("{s:s,s:s}", "vm", "v", "segment", "t");
 	else if (op == OP_TOUCHED)
@@ -1692,6 +1992,29 @@ static uint32_t newest_cells(struct world *x)
 	return n;
 }
 
+/* One snapshot that has no name is owned, and has the bytes (truth). */
+static void some_owned(struct world *x, const uint64_t *truth)
+{
+	json_t *r = must(x, "snapshot.list", json_object());
+	json_t *list = json_object_get(r, "snapshots");
+	bool found = false;
+
+	for (size_t i = 0; i < json_array_size(list) && !found; i++) {
+		json_t *s = json_array_get(list, i);
+		char id[32];
+
+		if (!json_is_true(json_object_get(s, "owned")))
+			continue;
+		(void)snprintf(id, sizeof(id), "%lld",
+		    (long long)json_integer_value(json_object_get(s, "id")));
+		must_do(x, "view.adopt", hand_params(&x->fake[1], id));
+		found = memcmp(x->fake[1].truth, truth,
+			    NPAGES * sizeof(truth[0])) == 0;
+	}
+	assert_true(found);
+	json_decref(r);
+}
+
 /* That the operation, which succeeded at last, was right. */
 static void op_check(
     struct world *x, enum op op, const json_t *m, const uint64_t *truth)
@@ -1705,6 +2028,16 @@ static void op_check(
 	if (op == OP_SEVER) {
 		/* The first try may have succeeded and not been told. */
 		some_shows(x, truth);
+	} else if (op == OP_SEVER_OWNED) {
+		some_owned(x, truth);
+	} else if (op == OP_ADOPT) {
+		assert_memory_equal(w->truth, truth, sizeof(tags));
+	} else if (op == OP_SEAL) {
+		assert_memory_equal(w->mapped, truth, sizeof(tags));
+		shows(x, "o", truth);
+	} else if (op == OP_GIVE) {
+		must_do(x, "vm.take", hand_params(w, "o"));
+		assert_true(is_owned(x, "o"));
 	} else if (op == OP_FREEZE || op == OP_IMPORT || op == OP_MELD) {
 		shows(x, id, truth);
 	} else if (op == OP_TRACKED) {
@@ -1750,6 +2083,14 @@ static void prepare(struct world *x, enum op op, uint64_t *truth)
 	struct fake *f = launch(x, 0, "v");
 	struct fake *g = launch(x, 1, "w");
 
+	if (op >= OP_SEVER_OWNED) {
+		lend_memory(x, f);
+		guest_writes(f, 0, 1, 77);
+		memcpy(truth, f->truth, sizeof(f->truth));
+		if (op != OP_SEVER_OWNED)
+			must_do(x, "segment.sever", freeze_params(f, "o"));
+		return;
+	}
 	if (op >= OP_TRACKED) {
 		prepare_meld(x, f, g);
 		guest_writes(f, 2, 8, 1);
@@ -1794,11 +2135,15 @@ static bool try_failing(struct world *x, enum op op, int n, rlim_t slack)
 
 		json_decref(m);
 		m = op_call(x, op, fd);
+		/* What was moved and not told of is there no more. */
+		if (late && (op == OP_ADOPT || op == OP_GIVE) && m != NULL &&
+		    !good(m))
+			(void)json_object_set_new(m, "result", json_object());
 		if (m == NULL || !good(m))
 			fail_msg("operation %d, failure %d: then %s", op, n,
 			    m == NULL ? "cut off" : why(m));
 		/* What was done though not told is done no more. */
-		if (!late || op < OP_DIRTY)
+		if (!late || op < OP_DIRTY || op >= OP_SEVER_OWNED)
 			op_check(x, op, m, truth);
 	} else {
 		op_check(x, op, m, truth);
@@ -1871,6 +2216,10 @@ int main(void)
 	    T(melds),
 	    T(descendants),
 	    T(hostile_sets),
+	    T(owned_changes_hands),
+	    T(kept_memory),
+	    T(hostile_owners),
+	    T(refused_adoptions),
 	    T(clients_go),
 	    T(one_call_fails),
 	    T(one_json_call_fails),
