@@ -517,12 +517,12 @@ int side_find(struct broker *b, struct ctl_req *rq, const char *param,
 	vm[colon - ref] = '\0';
 	out->vm = vm_find(b, req_home(rq), vm, e);
 	if (out->vm == NULL)
-		return e->code;
+		return -ENOENT;
 	if (out->vm->state == VM_EXITED || out->vm->state == VM_STARTING)
 		return err_set(e, -ESRCH, "VM '%s' does not run", vm);
 	out->place = place_find(out->vm, colon + 1, e);
 	if (out->place == NULL)
-		return e->code;
+		return -ENOENT;
 	if (out->place->flags & FIRN_SEG_VIEW_RO)
 		out->snap = out->place->shown; /* it shows nothing else */
 	return 0;
