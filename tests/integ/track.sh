@@ -83,7 +83,8 @@ say read 3
 is "a freeze does not begin anew: reads" \
     "$( (cat "$T/only"; echo 3) | sort -u | grep -vxFf "$T/write" | wc -l)" \
     "$("$FIRN" track t:w --json | jq .reads.pages)"
-is "the parent of the second too" "$("$FIRN" show d2 --json | jq .parent)" "$id0"
+is "the second descends from the first" "$("$FIRN" show d2 --json |
+    jq .parent)" "$("$FIRN" show d1 --json | jq .id)"
 "$FIRN" map t d1 --cow --name w2 >/dev/null
 "$FIRN" freeze t:w2 --name e1 >/dev/null
 is "a descendant's descendant" "$("$FIRN" show e1 --json | jq .parent)" \

@@ -131,7 +131,7 @@ static void step(struct world *x, int i, uint64_t most)
 		x->w[i][p] |= wrote[p];
 	}
 	s = (struct kin_sets){set_of(x, read), set_of(x, wrote)};
-	kin_descend(k, x->tip[i]);
+	kin_descend(k, x->tip[i], 0);
 	kin_track(k, &s);
 	if (x->tip[i] != x->base && rnd(x, 2) == 0)
 		kin_died(x->tip[i]);

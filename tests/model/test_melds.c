@@ -21,6 +21,7 @@ struct snap {
 	uint64_t id;
 	bool alive;
 	int base; /* what the sets are relative to; -1: none */
+	int prev; /* of the same tracked view; -1: none */
 	bool tracked;
 	bool r[NPAGES], w[NPAGES];
 	uint64_t word[NPAGES];
@@ -87,7 +88,7 @@ static struct snap *new_snap(struct world *x, uint64_t id)
 {
 	struct snap *s = &x->snap[x->nsnaps++];
 
-	*s = (struct snap){.id = id, .alive = true, .base = -1};
+	*s = (struct snap){.id = id, .alive = true, .base = -1, .prev = -1};
 	return s;
 }
 
@@ -226,6 +227,8 @@ static void op_freeze(struct world *x)
 	json_decref(r);
 	s->tracked = v->tracked;
 	s->base = v->tracked ? v->base : v->last;
+	if (v->tracked && v->last != v->base)
+		s->prev = v->last;
 	memcpy(s->r, v->r, sizeof(s->r));
 	memcpy(s->w, v->w, sizeof(s->w));
 	memcpy(s->word, v->word, sizeof(s->word));
@@ -274,10 +277,20 @@ struct since {
 	bool r[NPAGES], w[NPAGES];
 };
 
+/* Is (base) an earlier one of the view that (i) is of? */
+static bool earlier(const struct world *x, int i, int base)
+{
+	while (i >= 0 && i != base)
+		i = x->snap[i].prev;
+	return i >= 0;
+}
+
+/* From an earlier one of the same view on, all counts since it was laid. */
 static void since(struct world *x, int i, int base, struct since *out)
 {
 	*out = (struct since){.tracked = true};
-	for (; i >= 0 && i != base; i = x->snap[i].base) {
+	for (; i >= 0 && i != base;
+	     i = earlier(x, i, base) ? base : x->snap[i].base) {
 		out->tracked &= x->snap[i].tracked;
 		for (uint64_t p = 0; p < NPAGES; p++) {
 			out->r[p] |= x->snap[i].r[p];
@@ -330,7 +343,8 @@ static int some_base(struct world *x, int i)
 {
 	int base = -1;
 
-	for (int at = i; at >= 0; at = x->snap[at].base)
+	for (int at = i; at >= 0;
+	     at = x->snap[at].prev >= 0 ? x->snap[at].prev : x->snap[at].base)
 		if (x->snap[at].alive && (base < 0 || rnd(x, 2)))
 			base = at;
 	return base < 0 || rnd(x, 8) == 0 ? some_snap(x) : base;
@@ -343,7 +357,7 @@ static int some_kin(struct world *x, int base)
 
 	for (int tries = 0; tries < 30; tries++, i = some_snap(x))
 		for (int at = i; at >= 0; at = x->snap[at].base)
-			if (at == base)
+			if (earlier(x, at, base))
 				return i;
 	return i;
 }

@@ -226,7 +226,7 @@ static struct kin *child(struct kins *all, struct kin *parent, uint64_t id)
 	struct kin_sets s = sets_of(2 * id, 3 * id);
 
 	assert_non_null(k);
-	kin_descend(k, parent);
+	kin_descend(k, parent, 0);
 	kin_track(k, &s);
 	return k;
 }
@@ -298,6 +298,84 @@ static void chains_unite(void **state)
 	assert_int_equal(all.bytes, 0);
 }
 
+/* The next snapshot of view (view), which has touched (n) pages so far. */
+static struct kin *frozen(struct kins *all, struct kin *parent, uint64_t view,
+    struct kin_sets *told, uint64_t n)
+{
+	struct kin *k = kin_new(all, n);
+	struct kin_sets fresh;
+	struct kin_sets s = {0};
+
+	for (uint64_t i = 0; i < n; i++)
+		assert_int_equal(extset_add(&s.reads, view + 2 * i, 1), 0);
+	assert_int_equal(kin_new_since(&s, told, &fresh), 0);
+	kin_descend(k, parent, view);
+	kin_track(k, &fresh);
+	kin_sets_free(told);
+	*told = s;
+	return k;
+}
+
+static uint64_t reads_since(const struct kin *k, const struct kin *base)
+{
+	struct kin_sets out;
+	bool tracked;
+	uint64_t n;
+
+	assert_int_equal(kin_since(k, base, &tracked, &out), 0);
+	assert_true(tracked);
+	n = out.reads.pages;
+	kin_sets_free(&out);
+	return n;
+}
+
+/* A view keeps what is new with each snapshot, and no more. From an earlier one
+ * on all counts; but nothing of what is above the view, merged or not. */
+static void views_tell_what_is_new(void **state)
+{
+	struct kins all = {0};
+	struct kin *root = kin_new(&all, 1);
+	struct kin_sets *told = calloc(2, sizeof(*told));
+	struct kin *base = frozen(&all, root, 1000, &told[0], 7);
+	struct kin *k[1000];
+	struct kin *of_first;
+	uint64_t bytes;
+
+	(void)state;
+	for (uint64_t i = 0; i < 1000; i++)
+		k[i] = frozen(
+		    &all, i > 0 ? k[i - 1] : base, 5000, &told[1], i + 1);
+	/* A record, and room for what grows by the double. */
+	assert_true(all.bytes < 1002 * 500);
+	assert_int_equal(reads_since(k[999], base), 1000);
+	assert_int_equal(reads_since(k[999], root), 1007);
+	assert_int_equal(reads_since(k[999], k[998]), 1000);
+	assert_int_equal(reads_since(k[499], k[9]), 500);
+	of_first = child(&all, k[0], 3);
+	assert_int_equal(reads_since(of_first, k[0]), 1);
+	kin_died(base);
+	assert_int_equal(all.n, 1002);
+	assert_int_equal(reads_since(k[0], root), 8);
+	assert_int_equal(reads_since(k[999], k[0]), 1000);
+	for (int i = 1; i < 999; i++)
+		kin_died(k[i]);
+	assert_int_equal(all.n, 4);
+	assert_int_equal(reads_since(k[999], k[0]), 1000);
+	assert_int_equal(reads_since(k[999], root), 1007);
+	kin_died(root); /* nothing is above the view any more */
+	assert_int_equal(reads_since(k[999], k[0]), 1000);
+	bytes = all.bytes;
+	kin_died(of_first);
+	kin_died(k[0]);
+	assert_true(all.bytes < bytes);
+	kin_died(k[999]);
+	assert_int_equal(all.n, 0);
+	assert_int_equal(all.bytes, 0);
+	kin_sets_free(&told[0]);
+	kin_sets_free(&told[1]);
+	free(told);
+}
+
 /* A record that cannot be merged for want of memory is merged later. */
 static void merges_without_memory(void **state)
 {
@@ -363,7 +441,7 @@ static void freeze(struct world *x, int place)
 	assert_non_null(m->k);
 	m->alive = true;
 	m->parent = parent;
-	kin_descend(m->k, parent < 0 ? NULL : x->m[parent].k);
+	kin_descend(m->k, parent < 0 ? NULL : x->m[parent].k, 0);
 	m->tracked = parent >= 0 && rnd(8) != 0;
 	if (m->tracked) {
 		random_bits(m->r);
@@ -494,6 +572,7 @@ int main(void)
 	    cmocka_unit_test(sets_without_memory),
 	    cmocka_unit_test(a_long_life_stays_small),
 	    cmocka_unit_test(chains_unite),
+	    cmocka_unit_test(views_tell_what_is_new),
 	    cmocka_unit_test(merges_without_memory),
 	    cmocka_unit_test(random_families),
 	};

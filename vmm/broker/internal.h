@@ -153,6 +153,8 @@ struct bplace {
 	struct lineage *lineage;
 	struct snap *shown;   /* a view's, held */
 	struct kin *kin;      /* parent of the next; held, or NULL */
+	uint64_t lay_id;      /* of a tracked view, which kin_descend() wants */
+	struct kin_sets told; /* of it, with its last snapshot */
 	struct step *pending; /* oldest first */
 	bool severing;        /* the monitor was asked to */
 	bool adopted;

@@ -330,6 +330,8 @@ static void view_shows(struct broker *b, struct bplace *p,
 	p->pins = *pins;
 	*pins = (struct pins){0};
 	p->kin = kin_hold(r->snap->kin);
+	if (p->flags & FIRN_SEG_TRACKED)
+		p->lay_id = b->next_id++;
 }
 
 struct map_op {

@@ -564,16 +564,27 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
     struct bplace *p, struct lifted *l, struct freeze_op *op, int32_t *cap,
     struct err *e)
 {
-	struct snap *s = snap_new(b, l->map, p->lineage, e);
 	struct cap_table *t = asker_caps(b, &op->a);
+	struct kin_sets fresh = {0};
+	struct snap *s;
+	int rc = 0;
 
-	if (s == NULL)
+	if (l->tracked)
+		rc = kin_new_since(&l->sets, &p->told, &fresh);
+	if (rc != 0) {
+		map_put(&b->store, &l->map);
+		return err_set(e, rc, "no memory for what was touched"), NULL;
+	}
+	s = snap_new(b, l->map, p->lineage, e);
+	if (s == NULL) {
+		kin_sets_free(&fresh);
 		return NULL;
+	}
 	s->origin_vm = vm->id;
 	s->origin_segment = p->id;
-	kin_descend(s->kin, p->kin);
+	kin_descend(s->kin, p->kin, p->lay_id);
 	if (l->tracked)
-		kin_track(s->kin, &l->sets);
+		kin_track(s->kin, &fresh);
 	s->payer = vm->home->uid;
 	s->owned = l->owned;
 	(void)snprintf(
@@ -588,17 +599,19 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
 	return NULL;
 }
 
-/* What is frozen next descends from (s), or from nothing; but what a tracked
- * view touched is told since it was laid, so its snapshots all descend from
- * what it shows. */
-static void place_descend(struct bplace *p, struct snap *s)
+/* What is frozen next descends from (s), or, after a sever, from nothing; and
+ * of what a tracked view touched it need tell only what is new. */
+static void place_descend(struct bplace *p, struct snap *s, struct lifted *l)
 {
 	struct kin *was = p->kin;
 
-	if (p->flags & FIRN_SEG_TRACKED)
-		return;
 	p->kin = s == NULL ? NULL : kin_hold(s->kin);
 	kin_put(was);
+	if (!l->tracked)
+		return;
+	kin_sets_free(&p->told);
+	p->told = l->sets;
+	l->sets = (struct kin_sets){0};
 }
 
 static void freeze_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
@@ -628,7 +641,7 @@ static void freeze_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 	if (s == NULL) {
 		asker_fail(b, &op->a, &e);
 	} else {
-		place_descend(p, op->sever ? NULL : s);
+		place_descend(p, op->sever ? NULL : s, l);
 		if (op->a.rq == NULL)
 			grant_owner(vm, s, FIRN_RIGHT_ALL, op->name);
 		notify(b, vm->home, "snapshot.made",

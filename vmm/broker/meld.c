@@ -201,7 +201,7 @@ static struct snap *meld_snap(struct meld_op *op, struct err *e)
 	s = snap_new(b, m, op->r.snap[BASE]->lineage, e);
 	if (s == NULL)
 		return NULL;
-	kin_descend(s->kin, op->r.snap[BASE]->kin);
+	kin_descend(s->kin, op->r.snap[BASE]->kin, 0);
 	s->melded[0] = op->r.snap[A]->id;
 	s->melded[1] = op->r.snap[B]->id;
 	s->blind = !op->tracked[A] || !op->tracked[B];

@@ -4,16 +4,29 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* Sets, where they are known. */
+struct part {
+	bool tracked;
+	struct kin_sets sets;
+};
+
+/*
+ * (own) goes back to where its view was laid, together with those of the
+ * records of the same view above; (above) is what merged parents had of other
+ * views, and goes back to the parent. (down): the view of (own); (up): that of
+ * the topmost part.
+ */
 struct kin {
 	struct kins *all;
 	uint64_t id;
 	bool alive;
-	bool tracked;
+	bool has_above;
 	uint32_t holds; /* its snapshot and children not counted */
 	struct kin *parent;
 	struct kin *child;       /* the newest */
 	struct kin *next, *prev; /* of the same parent */
-	struct kin_sets sets;    /* if tracked */
+	struct part own, above;
+	uint64_t up, down;
 };
 
 void kin_sets_free(struct kin_sets *s)
@@ -62,62 +75,116 @@ static void unlink_up(struct kin *k)
 	k->parent = NULL;
 }
 
-void kin_descend(struct kin *k, struct kin *parent)
+void kin_descend(struct kin *k, struct kin *parent, uint64_t view)
 {
+	k->up = view;
+	k->down = view;
 	link_up(k, parent);
 }
 
-static uint64_t sets_bytes(const struct kin_sets *s)
+uint64_t kin_sets_bytes(const struct kin_sets *s)
 {
 	return (s->reads.cap + s->writes.cap) * sizeof(*s->reads.x);
 }
 
-static void untrack(struct kin *k)
+static void part_clear(struct kin *k, struct part *p)
 {
-	k->all->bytes -= sets_bytes(&k->sets);
-	k->tracked = false;
-	kin_sets_free(&k->sets);
+	k->all->bytes -= kin_sets_bytes(&p->sets);
+	p->tracked = false;
+	kin_sets_free(&p->sets);
+}
+
+/* Takes (with) over, in place of what (p) had. */
+static void part_set(struct kin *k, struct part *p, struct part *with)
+{
+	part_clear(k, p);
+	*p = *with;
+	*with = (struct part){0};
+	k->all->bytes += kin_sets_bytes(&p->sets);
 }
 
 void kin_track(struct kin *k, struct kin_sets *s)
 {
-	untrack(k);
-	k->tracked = true;
-	k->sets = *s;
-	k->all->bytes += sets_bytes(s);
+	struct part p = {.tracked = true, .sets = *s};
+
 	*s = (struct kin_sets){0};
+	part_set(k, &k->own, &p);
 }
 
-static int unite(
-    const struct extset *a, const struct extset *b, struct extset *out)
-{
-	const struct extset *const both[] = {a, b};
+#define PARTS_MAX 3
 
-	return extset_unite(both, 2, out);
-}
-
-/* What (down) has of its own sets and those of (k), its parent. */
-static int unite_sets(
-    const struct kin *k, const struct kin *down, struct kin_sets *out)
+/* All (n) together: not tracked, where one is not or they are too many.
+ * -ENOMEM. */
+static int unite(const struct part *const *part, size_t n, struct part *out)
 {
+	const struct extset *reads[PARTS_MAX];
+	const struct extset *writes[PARTS_MAX];
 	int rc;
 
-	*out = (struct kin_sets){0};
-	rc = unite(&k->sets.reads, &down->sets.reads, &out->reads);
+	*out = (struct part){.tracked = true};
+	for (size_t i = 0; i < n; i++) {
+		reads[i] = &part[i]->sets.reads;
+		writes[i] = &part[i]->sets.writes;
+		out->tracked &= part[i]->tracked;
+	}
+	if (!out->tracked)
+		return 0;
+	rc = extset_unite(reads, n, &out->sets.reads);
 	if (rc == 0)
-		rc = unite(&k->sets.writes, &down->sets.writes, &out->writes);
-	if (rc != 0)
-		kin_sets_free(out);
-	return rc;
+		rc = extset_unite(writes, n, &out->sets.writes);
+	if (rc == 0)
+		return 0;
+	kin_sets_free(&out->sets);
+	out->tracked = false;
+	return rc == -ENOMEM ? rc : 0;
 }
 
 static void forget(struct kin *k)
 {
 	unlink_up(k);
-	untrack(k);
+	part_clear(k, &k->own);
+	part_clear(k, &k->above);
 	k->all->n--;
 	k->all->bytes -= sizeof(*k);
 	free(k);
+}
+
+/* (down) is of the same view as (k), its parent: that is one part. */
+static int merge_own(struct kin *k, struct kin *down)
+{
+	const struct part *const both[] = {&k->own, &down->own};
+	struct part own;
+	struct part above = k->above;
+	int rc = unite(both, 2, &own);
+
+	if (rc != 0)
+		return rc;
+	part_set(down, &down->own, &own);
+	k->all->bytes -= kin_sets_bytes(&above.sets);
+	k->above = (struct part){0};
+	part_set(down, &down->above, &above);
+	down->has_above = k->has_above;
+	return 0;
+}
+
+/* Of another: its parts are above those of (down). */
+static int merge_above(struct kin *k, struct kin *down)
+{
+	const struct part *part[PARTS_MAX] = {&k->own};
+	struct part above;
+	size_t n = 1;
+	int rc;
+
+	if (k->has_above)
+		part[n++] = &k->above;
+	if (down->has_above)
+		part[n++] = &down->above;
+	rc = unite(part, n, &above);
+	if (rc != 0)
+		return rc;
+	part_set(down, &down->above, &above);
+	down->has_above = true;
+	return 0;
 }
 
 /* Put (k)'s only child in its place. Without memory for that it stays. */
@@ -125,19 +192,16 @@ static bool merge(struct kin *k)
 {
 	struct kin *down = k->child;
 	struct kin *up = k->parent;
-	struct kin_sets both;
+	bool same = !down->has_above && down->up != 0 && down->up == k->down;
 
-	if (up == NULL || !k->tracked || !down->tracked) {
-		untrack(down); /* relative to nothing, or not known in all */
-	} else {
-		int rc = unite_sets(k, down, &both);
-
-		if (rc == -ENOMEM)
-			return false;
-		untrack(down);
-		if (rc == 0)
-			kin_track(down, &both);
-	}
+	/* What is relative to nothing is of no use. */
+	if (up == NULL && !same)
+		part_clear(k, &k->own);
+	if (up == NULL)
+		part_clear(k, &k->above);
+	if ((same ? merge_own : merge_above)(k, down) != 0)
+		return false;
+	down->up = k->up;
 	unlink_up(down);
 	forget(k);
 	link_up(down, up);
@@ -189,45 +253,93 @@ uint64_t kin_parent(const struct kin *k)
 
 bool kin_tracked(const struct kin *k)
 {
-	return k->tracked;
+	return k->own.tracked && (!k->has_above || k->above.tracked);
 }
 
-/* The steps from (base) to (k): how many, and whether all are tracked. */
-static int count_steps(
-    const struct kin *k, const struct kin *base, size_t *steps, bool *tracked)
+int kin_new_since(
+    const struct kin_sets *s, const struct kin_sets *old, struct kin_sets *out)
 {
-	*steps = 0;
-	*tracked = true;
+	int rc;
+
+	*out = (struct kin_sets){0};
+	rc = extset_less(&s->reads, &old->reads, &out->reads);
+	if (rc == 0)
+		rc = extset_less(&s->writes, &old->writes, &out->writes);
+	if (rc != 0)
+		kin_sets_free(out);
+	return rc;
+}
+
+/*
+ * Call (fn) for each part that tells of what was touched from (base) to (k):
+ * those of the records between, and where (base) is of the view of the last of
+ * them, the parts that this one goes on with.
+ */
+typedef void each_fn(const struct part *p, void *ctx);
+
+static int each_part(
+    const struct kin *k, const struct kin *base, each_fn *fn, void *ctx)
+{
+	uint64_t up = 0;
+
 	for (; k != NULL && k != base; k = k->parent) {
-		++*steps;
-		if (!k->tracked)
-			*tracked = false;
+		fn(&k->own, ctx);
+		if (k->has_above)
+			fn(&k->above, ctx);
+		up = k->up;
 	}
-	return k == NULL ? -ESRCH : 0;
+	if (k == NULL)
+		return -ESRCH;
+	for (; k != NULL && up != 0 && k->down == up; k = k->parent) {
+		fn(&k->own, ctx);
+		up = k->has_above ? 0 : k->up;
+	}
+	return 0;
+}
+
+struct parts {
+	size_t n;
+	bool tracked;              /* all of them */
+	const struct extset **set; /* reads, then (n) writes */
+	size_t at;
+};
+
+static void count_part(const struct part *p, void *ctx)
+{
+	struct parts *s = ctx;
+
+	s->n++;
+	s->tracked &= p->tracked;
+}
+
+static void take_part(const struct part *p, void *ctx)
+{
+	struct parts *s = ctx;
+
+	s->set[s->at] = &p->sets.reads;
+	s->set[s->n + s->at] = &p->sets.writes;
+	s->at++;
 }
 
 int kin_since(const struct kin *k, const struct kin *base, bool *tracked,
     struct kin_sets *out)
 {
-	const struct extset **set;
-	size_t n;
-	int rc = count_steps(k, base, &n, tracked);
+	struct parts s = {.tracked = true};
+	int rc = each_part(k, base, count_part, &s);
 
 	*out = (struct kin_sets){0};
-	if (rc != 0 || !*tracked || n == 0)
+	*tracked = s.tracked;
+	if (rc != 0 || !s.tracked || s.n == 0)
 		return rc;
-	set = calloc(2 * n, sizeof(void *));
-	if (set == NULL)
+	s.set = calloc(2 * s.n, sizeof(void *));
+	if (s.set == NULL)
 		return -ENOMEM;
-	for (size_t i = 0; i < n; i++, k = k->parent) {
-		set[i] = &k->sets.reads;
-		set[n + i] = &k->sets.writes;
-	}
-	rc = extset_unite(set, n, &out->reads);
+	(void)each_part(k, base, take_part, &s);
+	rc = extset_unite(s.set, s.n, &out->reads);
 	if (rc == 0)
-		rc = extset_unite(set + n, n, &out->writes);
+		rc = extset_unite(s.set + s.n, s.n, &out->writes);
 	if (rc != 0)
 		kin_sets_free(out);
-	free(set);
+	free(s.set);
 	return rc;
 }

@@ -10,7 +10,12 @@
  * are alive, however many there were.
  *
  * Reads and writes of a record are relative to its parent; those of a chain
- * are relative to its top when they are united.
+ * are relative to its top when they are united. What a tracked view tells is
+ * cumulative since the view was laid: each of its snapshots keeps only what is
+ * new since the one before, which it descends from, so that all of them
+ * together take no more than the last would alone. A page that was touched
+ * before and again is not new; so from a snapshot of the same view on, all that
+ * was touched since it was laid counts.
  *
  * Threads: one at a time for all records of a (kins).
  */
@@ -40,10 +45,15 @@ struct kin_sets {
 /* The record of a new snapshot, without parent; alive until kin_died(). NULL:
  * no memory. */
 struct kin *kin_new(struct kins *all, uint64_t id);
-/* (k) has no parent yet, and descends from (parent), which may be NULL. */
-void kin_descend(struct kin *k, struct kin *parent);
-/* The step from its parent to (k) was tracked: takes (s) over. */
+/* (k) has no parent yet, and descends from (parent), which may be NULL. (view):
+ * a number of the view that was frozen, where that is tracked; or 0. */
+void kin_descend(struct kin *k, struct kin *parent, uint64_t view);
+/* The step from its parent to (k) was tracked: takes (s) over. Where the parent
+ * is of the same view (s) is what is new since. */
 void kin_track(struct kin *k, struct kin_sets *s);
+/* What of (s) is not in (old); 0 or -ENOMEM, -E2BIG, and then *out is empty. */
+int kin_new_since(
+    const struct kin_sets *s, const struct kin_sets *old, struct kin_sets *out);
 /* Its snapshot is gone; (k) may be freed by that. */
 void kin_died(struct kin *k);
 
@@ -56,13 +66,14 @@ uint64_t kin_parent(const struct kin *k);
 bool kin_tracked(const struct kin *k);
 
 /*
- * What was read and written from (base) to (k), if (base) is (k) or an ancestor
- * of it: -ESRCH if not. *tracked: every step was; only then *out says all,
- * which is the caller's to free. -ENOMEM, -E2BIG.
+ * What was read and written from (base) to (k), or more, see above, if (base)
+ * is (k) or an ancestor of it: -ESRCH if not. *tracked: every step was; only
+ * then *out says all, which is the caller's to free. -ENOMEM, -E2BIG.
  */
 int kin_since(const struct kin *k, const struct kin *base, bool *tracked,
     struct kin_sets *out);
 
 void kin_sets_free(struct kin_sets *s);
+uint64_t kin_sets_bytes(const struct kin_sets *s); /* of memory */
 
 #endif /* VMM_KIN_KIN_H */
