@@ -150,6 +150,22 @@ told "which has it" ok c check 0 2
 works "c is ended" "$FIRN" kill c
 works "and gone" "$FIRN" wait c
 
+# --- what somebody keeps comes to light ----------------------------------------------
+told "a fills d to be kept" filled a fill d 4
+"$FIRN" sever a:d --name kept >/dev/null
+firnd=$(pgrep -P "$daemon_pid" -x firnd || echo "$daemon_pid")
+for f in "/proc/$firnd/fd"/*; do
+	[[ $(readlink "$f") == "/memfd:firn "* ]] &&
+	    grep -q '^flags:.*2$' "/proc/$firnd/fdinfo/${f##*/}" && exec 9<>"$f"
+done
+refused "adopt of what somebody keeps" 1 "somebody else" "$FIRN" adopt b kept
+is "it is not called owned" "$(stat_of kept owned)" false
+refused "nor given on" 1 "somebody else" "$FIRN" give b kept
+exec 9>&-
+is "until it is let go" "$(stat_of kept owned)" true
+works "then it is adopted" "$FIRN" adopt b kept --name kept
+told "unharmed" ok b check kept 4
+
 # --- a monitor that dies has nothing of it ---------------------------------------------
 told "a fills d for it" filled a fill d 3
 "$FIRN" sever a:d --name last >/dev/null
