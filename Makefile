@@ -49,6 +49,8 @@ programs := firn firnd firn-vmm
 unit_tests  := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 model_tests := $(patsubst tests/model/%.c,%,$(wildcard tests/model/test_*.c))
 benches     := $(patsubst tests/bench/%.c,%,$(wildcard tests/bench/bench_*.c))
+curves      := $O/bench/curves_map $O/bench/curves_service \
+	$(patsubst %,$O/bench/curves_nodes_%,1 2 3 4)
 fuzzers     := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 guests      := $(patsubst guest/work/%.c,%,$(wildcard guest/work/*.c))
 # Guests that are built against musl as well: those that say so.
@@ -59,7 +61,7 @@ musl_guests := $(patsubst guest/work/%.c,%.musl,$(shell grep -l '^/\* musl: yes'
 all: bootstrap programs guests
 programs: $(programs:%=$O/bin/%) $O/libfirn.a $O/libfirn.so
 guests: $(guests:%=$O/guest/%) $(musl_guests:%=$O/guest/%)
-benches: $(benches:%=$O/bench/%)
+benches: $(benches:%=$O/bench/%) $(curves)
 
 bootstrap:
 	@tools/bootstrap
@@ -166,8 +168,6 @@ $O/model/%: $O/host/tests/model/%.o $O/libfirn.a $O/libvmm.a
 	@echo "  LD   $@"
 	$Q$(CC) $(ldflags) $^ $(wraps) $(libs) -lcmocka -o $@
 # Curves: what plot.py draws. Page maps are compiled anew for each fan-out.
-curves := $O/bench/curves_map $O/bench/curves_service \
-	$(patsubst %,$O/bench/curves_nodes_%,1 2 3 4)
 $O/bench/curves_%: $O/host/tests/bench/curves/curves_%.o $O/libfirn.a $O/libvmm.a
 	@mkdir -p $(@D)
 	@echo "  LD   $@"

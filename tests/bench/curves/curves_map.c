@@ -34,7 +34,7 @@ struct times {
 
 static double since(uint64_t begin)
 {
-	return (double)(bench_now_ns() - begin) / 1000;
+	return (double)(curve_cpu_ns() - begin) / 1000;
 }
 
 /* (base) with (n) pages changed, instead of it. */
@@ -88,6 +88,12 @@ static int count_pages(void *ctx, uint64_t page, uint64_t npages)
 	return 0;
 }
 
+static bool goes_on(void *ctx)
+{
+	(void)ctx;
+	return false;
+}
+
 /* As the broker melds two that were not tracked. */
 static bool meld(struct bed *b, const struct map *x, const struct map *y)
 {
@@ -97,8 +103,8 @@ static bool meld(struct bed *b, const struct map *x, const struct map *y)
 	struct page_run *r = NULL;
 	struct map m;
 	size_t n;
-	bool ok = meld_blind(&b->base, x, &sx) == 0 &&
-		  meld_blind(&b->base, y, &sy) == 0 &&
+	bool ok = meld_blind(&b->base, x, goes_on, NULL, &sx) == 0 &&
+		  meld_blind(&b->base, y, goes_on, NULL, &sy) == 0 &&
 		  meld_conflicts(&sx, &sy, &no) == 0 &&
 		  meld_runs(x, &sx.writes, y, &sy.writes, &r, &n) == 0 &&
 		  map_apply(&b->st, &b->base, r, n, &m) == 0;
@@ -126,19 +132,19 @@ static bool round_of(struct bed *b, struct times *t, size_t i)
 	curve_runs(b->rb, b->n, b->base.npages, 1, 2, 101, &b->seed);
 	if (map_apply(&b->st, &b->base, b->rb, b->n, &y) != 0)
 		return false;
-	begin = bench_now_ns();
+	begin = curve_cpu_ns();
 	for (size_t k = 0; k < loops; k++)
 		if (map_apply(&b->st, &b->base, b->ra, b->n, &x[k]) != 0)
 			return false;
 	t->freeze[i] = since(begin) / (double)loops;
-	begin = bench_now_ns();
+	begin = curve_cpu_ns();
 	for (size_t k = 0; k < loops; k++)
 		(void)map_diff(&b->base, &x[k], count_pages, &pages, NULL);
 	t->diff[i] = since(begin) / (double)loops;
-	begin = bench_now_ns();
+	begin = curve_cpu_ns();
 	ok = meld(b, &x[0], &y);
 	t->meld[i] = since(begin);
-	begin = bench_now_ns();
+	begin = curve_cpu_ns();
 	for (size_t k = 0; k < loops; k++)
 		map_put(&b->st, &x[k]);
 	while (map_reap(&b->st, MAP_PUT_NODES))
@@ -188,25 +194,35 @@ static bool over_changed(void)
 	return ok;
 }
 
-static bool over_alive(void)
+/* The same history each time, of which the last (keep) snapshots stay: what
+ * differs is how many are alive, not how scattered the page map is. */
+static bool with_alive(struct map *alive, uint32_t keep)
 {
-	struct map *alive = calloc(ALIVE, sizeof(*alive));
-	uint32_t n = 0;
 	struct bed b;
-	bool ok = alive != NULL && bed_make(&b, GIB, CHANGED);
+	uint32_t n = 0;
+	bool ok = bed_make(&b, GIB, CHANGED);
 
-	if (alive == NULL)
-		return false;
-	for (uint32_t goal = 10; goal <= ALIVE && ok; goal *= 10) {
-		while (n < goal && ok) {
+	for (uint32_t i = 0; i < ALIVE && ok; i++) {
+		if (ALIVE - i <= keep)
 			alive[n++] = map_get(&b.st, &b.base);
-			ok = grow(&b, DRIFT, 200 + n);
-		}
-		ok = ok && measure(&b, "alive", (double)goal);
+		ok = grow(&b, DRIFT, 200 + i);
 	}
+	while (map_reap(&b.st, MAP_PUT_NODES))
+		;
+	ok = ok && measure(&b, "alive", (double)keep);
 	while (n > 0)
 		map_put(&b.st, &alive[--n]);
 	bed_free(&b);
+	return ok;
+}
+
+static bool over_alive(void)
+{
+	struct map *alive = calloc(ALIVE, sizeof(*alive));
+	bool ok = alive != NULL;
+
+	for (uint32_t keep = 10; keep <= ALIVE && ok; keep *= 10)
+		ok = with_alive(alive, keep);
 	free(alive);
 	return ok;
 }

@@ -66,7 +66,7 @@ int main(void)
 	if (map_zero(GIB, &zero) != 0 ||
 	    map_apply(&st, &zero, &all, 1, &map[0]) != 0)
 		return 1;
-	begin = bench_now_ns();
+	begin = curve_cpu_ns();
 	for (uint32_t i = 0; i < FREEZES; i++) {
 		size_t n = some_pages(r, 2 + i, &seed);
 
@@ -74,8 +74,8 @@ int main(void)
 		if (map_apply(&st, &map[i], r, n, &map[i + 1]) != 0)
 			return 1;
 	}
-	curve_point("nodes", "time of a freeze's bookkeeping, us", fanout,
-	    (double)(bench_now_ns() - begin) / 1000 / FREEZES);
+	curve_point("nodes", "a freeze, µs of CPU", fanout,
+	    (double)(curve_cpu_ns() - begin) / 1000 / FREEZES);
 	curve_point("nodes", "bytes of nodes", fanout,
 	    (double)st.nbytes / (double)changed);
 	curve_point(

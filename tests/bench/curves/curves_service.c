@@ -53,29 +53,35 @@ static void grow(struct bed *b, uint32_t goal)
 	}
 }
 
-/* The newest of those that stay is the other side of the diff. */
+static void drop(struct bed *b, const char *name)
+{
+	json_decref(rig_call(&b->g, "snapshot.drop",
+	    json_pack("{s:s}", "snapshot", name), NULL, 0));
+}
+
+/* Each is compared with the one before, which is then dropped. */
 static void measure(struct bed *b)
 {
+	static const char *const name[] = {"even", "odd"};
 	static double fz[RUNS], df[RUNS], dr[RUNS];
-	char last[24];
 
-	(void)snprintf(last, sizeof(last), "n%" PRIu32, b->n - 1);
+	freeze(b, name[1]);
 	for (uint32_t i = 0; i < RUNS; i++) {
 		uint64_t t;
 
 		guest_writes(b);
 		t = bench_now_ns();
-		freeze(b, "probe");
+		freeze(b, name[i % 2]);
 		fz[i] = since(t);
 		t = bench_now_ns();
 		json_decref(rig_call(&b->g, "snapshot.diff",
-		    json_pack("{s:s,s:s}", "a", last, "b", "probe"), NULL, 0));
+		    json_pack("{s:s,s:s}", "a", "even", "b", "odd"), NULL, 0));
 		df[i] = since(t);
 		t = bench_now_ns();
-		json_decref(rig_call(&b->g, "snapshot.drop",
-		    json_pack("{s:s}", "snapshot", "probe"), NULL, 0));
+		drop(b, name[(i + 1) % 2]);
 		dr[i] = since(t);
 	}
+	drop(b, name[(RUNS - 1) % 2]);
 	curve_point("service", "freeze", b->n, bench_median(fz, RUNS));
 	curve_point("service", "diff", b->n, bench_median(df, RUNS));
 	curve_point("service", "drop", b->n, bench_median(dr, RUNS));

@@ -13,36 +13,64 @@ from html import escape
 
 CHARTS = {
     "size": ("Page maps of any size, 1,000 changed pages", "GiB of the map",
-             "µs"),
+             "µs of CPU"),
     "changed": ("Page maps of 64 GiB, any number of changed pages",
-                "changed pages", "µs"),
+                "changed pages", "µs of CPU"),
     "alive": ("1,000 changed pages of 1 GiB, with other snapshots alive",
-              "snapshots alive", "µs"),
+              "snapshots alive", "µs of CPU"),
     "service": ("A client of firnd, with named snapshots alive",
                 "snapshots alive", "µs"),
     "nodes": ("1,000 freezes of 1,000 random pages of 1 GiB, all kept",
-              "fan-out of page maps", "a changed page, or µs"),
+              "fan-out of page maps", "bytes a changed page, or µs of CPU"),
 }
 # Told apart by those who see fewer colours, and by their marks without any.
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"]
-WIDTH, HEIGHT = 640, 400
-LEFT, RIGHT, TOP, BOTTOM = 72, 150, 48, 52
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]
+WIDTH, HEIGHT = 680, 400
+LEFT, RIGHT, TOP, BOTTOM = 72, 190, 48, 52
 BEGIN, END = "<!-- curves: begin -->", "<!-- curves: end -->"
+
+
+# What is said below a chart's table.
+NOTES = {
+    "size": "1,024 times the size is five levels more of the tree, and so "
+            "twice the time.",
+    "alive": "Each has the same history, of which so many stay. The "
+             "operations visit as many nodes each time; the nodes are further "
+             "apart in memory the more are alive, which the processor's "
+             "translation caches feel: hence the series with a heap in huge "
+             "pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`).",
+    "nodes": "At most 256 bytes a changed page were asked for. Bytes of nodes "
+             "are what `firn stats` counts, bytes of heap what malloc takes.",
+}
+HUGE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
+
+
+def run(program, env=None):
+    """(chart, series, x, y) for each point."""
+    text = subprocess.run([program], check=True, stdout=subprocess.PIPE,
+                          text=True, env=env).stdout
+    for line in text.splitlines():
+        chart, series, x, y = line.split("\t")
+        yield chart, series, float(x), float(y)
 
 
 def measure(build):
     """{chart: {series: [(x, y), ...]}}, in the order that they came in."""
     out = {}
-    programs = ["curves_map", "curves_service"]
-    programs += sorted(os.path.basename(p) for p in
-                       glob.glob(f"{build}/bench/curves_nodes_?"))
-    for name in programs:
-        text = subprocess.run([f"{build}/bench/{name}"], check=True,
-                              stdout=subprocess.PIPE, text=True).stdout
-        for line in text.splitlines():
-            chart, series, x, y = line.split("\t")
-            out.setdefault(chart, {}).setdefault(series, []).append(
-                (float(x), float(y)))
+    bench = f"{build}/bench/"
+
+    def add(chart, series, x, y):
+        out.setdefault(chart, {}).setdefault(series, []).append((x, y))
+
+    for name in [bench + "curves_map", bench + "curves_service",
+                 *sorted(glob.glob(bench + "curves_nodes_?"))]:
+        for point in run(name):
+            add(*point)
+    huge = dict(os.environ)
+    huge[HUGE[0]] = HUGE[1]
+    for chart, series, x, y in run(bench + "curves_map", huge):
+        if chart == "alive" and series in ("freeze", "diff"):
+            add(chart, series + ", huge pages", x, y)
     return out
 
 
@@ -148,6 +176,8 @@ def table(chart, series):
                     f"| {name} | ")
         rows[-1] += " | ".join(f"{value[x]:.1f}" if x in value else ""
                                for x in xs) + " |"
+    if chart in NOTES:
+        rows += ["", NOTES[chart]]
     return "\n".join(rows) + "\n"
 
 
