@@ -159,13 +159,23 @@ static int open_copy(uint64_t npages, struct err *e)
 	return take_fd(&fd);
 }
 
+/* The kernel refuses after some 150 ms where it sees that pages are held, as
+ * its own batches may hold those that were just written on a busy host. */
+#define SEAL_TRIES 8
+
 static int seal_copy(int fd, struct err *e)
 {
-	if (fcntl(fd, F_ADD_SEALS,
-		F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
-		return err_set(
-		    e, -errno, "cannot seal a layer: %s", strerror(errno));
-	return 0;
+	int rc = -EBUSY;
+
+	for (int i = 0; i < SEAL_TRIES && rc == -EBUSY; i++)
+		rc = fcntl(fd, F_ADD_SEALS,
+			 F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW |
+			     F_SEAL_SEAL) == 0
+			 ? 0
+			 : -errno;
+	return rc == 0
+		   ? 0
+		   : err_set(e, rc, "cannot seal a layer: %s", strerror(-rc));
 }
 
 static int copy_all(struct copy *c, struct run_list from, struct page_run *to)
