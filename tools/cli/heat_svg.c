@@ -33,7 +33,7 @@ static const unsigned char ramp[][3] = {
     {0x47, 0x2d, 0x7b},
     {0x44, 0x01, 0x54},
 };
-#define RAMP_LAST (sizeof(ramp) / sizeof(ramp[0]) - 1)
+#define RAMP_LAST ((unsigned)(sizeof(ramp) / sizeof(ramp[0])) - 1)
 
 /* Colours that are told apart by those who see fewer of them, too. */
 static const char *const layer_colour[HEAT_RANKED] = {"#0072b2", "#e69f00",

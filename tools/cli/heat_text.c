@@ -86,7 +86,9 @@ static char shade_of(const struct heat *h, uint64_t i)
 	if (!h->by_layer)
 		return age_shade[heat_level(h, c[HEAT_NEWEST], NSHADES)];
 	rank = heat_rank(h, c[HEAT_MOST]);
-	return rank < h->nranked ? layer_letter[rank] : 'o';
+	if (rank == h->nranked)
+		return 'o';
+	return layer_letter[rank];
 }
 
 /* One colour of two: what is shown already is not said again. */

@@ -35,6 +35,7 @@ static void __attribute__((noreturn)) exec_child(
 {
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	char *argv[PROC_ARGS_MAX + 1] = {0};
+	size_t n = 0;
 
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
@@ -54,12 +55,13 @@ static void __attribute__((noreturn)) exec_child(
 	if (p->keep_fd >= 0)
 		(void)fcntl(p->keep_fd, F_SETFD, 0);
 	/* The type that execvp() wants; it changes nothing. */
-	for (size_t i = 0; i < PROC_ARGS_MAX && p->argv[i]; i++)
-		memcpy(&argv[i], &p->argv[i], sizeof(argv[i]));
+	do
+		memcpy(&argv[n], &p->argv[n], sizeof(argv[n]));
+	while (++n < PROC_ARGS_MAX && p->argv[n]);
 	/* Last: from here on we may not allocate ourselves. */
 	limit(RLIMIT_AS, PROC_AS_MAX);
-	(void)execvp(argv[0], argv);
-	(void)dprintf(2, "%s: %s (is %s installed?)\n", argv[0],
+	(void)execvp(p->argv[0], argv);
+	(void)dprintf(2, "%s: %s (is %s installed?)\n", p->argv[0],
 	    strerror(errno), p->package);
 	_exit(127);
 }

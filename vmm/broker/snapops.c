@@ -244,6 +244,15 @@ static void show_done(struct work *w)
 	show_free(op);
 }
 
+/* Counting for a client that went ends; it may be long. */
+static void show_cancelled(struct ctl_req *rq, void *arg)
+{
+	struct show_op *op = arg;
+
+	(void)rq;
+	worker_cancel(&op->work);
+}
+
 static void add_other(struct show_op *op, const struct map *m, uint32_t max)
 {
 	if (m->npages == op->map.npages && op->nother < max)
@@ -298,6 +307,7 @@ void op_snapshot_show(void *ctx, struct ctl_req *rq)
 	(void)each_other(op, max);
 	(void)cap_lookup(&req_home(rq)->caps, num, 0, &c);
 	memcpy(op->name, c->name, sizeof(op->name));
+	ctl_req_on_cancel(rq, show_cancelled, op);
 	worker_submit(b->pool, &op->work, show_run_work, show_done);
 }
 

@@ -195,7 +195,7 @@ static void roots_resize(
 
 	st->root = to;
 	st->root_cap = cap;
-	for (uint32_t i = 0; i < was.root_cap; i++)
+	for (uint32_t i = 0; to != NULL && i < was.root_cap; i++)
 		if (was.root[i].entry != 0)
 			*root_at(st, was.root[i].entry, was.root[i].npages) =
 			    was.root[i];
