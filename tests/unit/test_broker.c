@@ -1199,6 +1199,36 @@ static void freeze_map_diff(void **state)
 	nothing_left(x);
 }
 
+static json_int_t pages_between(struct world *x, bool exact)
+{
+	json_t *r = must(x, "snapshot.diff",
+	    json_pack("{s:s,s:s,s:b}", "a", "s1", "b", "s2", "exact", exact));
+	json_int_t n = json_integer_value(json_object_get(r, "pages"));
+
+	assert_int_equal(json_is_true(json_object_get(r, "exact")), exact);
+	json_decref(r);
+	return n;
+}
+
+/* Pages written with the bytes that they had: they differ by place, and not
+ * exactly. */
+static void rewritten_pages(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch(x, 0, "v");
+
+	guest_writes(f, 0, 1, 1000);
+	must_do(x, "segment.freeze", freeze_params(f, "s1"));
+	guest_writes(f, 0, 2, 1000);
+	f->truth[1] = 77;
+	f->dirty[1] = true;
+	must_do(x, "segment.freeze", freeze_params(f, "s2"));
+	assert_int_equal(pages_between(x, false), NPAGES / 2 + 1);
+	assert_int_equal(pages_between(x, true), 1);
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 /* --- lists in parts ---------------------------------------------------------
  */
 
@@ -2204,6 +2234,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    T(freeze_map_diff),
+	    T(rewritten_pages),
 	    T(lists_in_parts),
 	    T(refusal_ends_nothing),
 	    T(severed_is_kept),
