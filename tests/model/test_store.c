@@ -482,8 +482,6 @@ static void step(struct world *w)
 	case 5:
 		if (rnd(w, 30) == 0)
 			keep_one_page(w);
-		else if (rnd(w, 30) == 0 && w->job == NULL)
-			pile(w);
 		break;
 	default:
 		freeze(w);
@@ -511,6 +509,7 @@ static void test_against_stamps(void **state)
 			continue;
 		if (w->job != NULL)
 			(void)end(w, &r);
+		pile(w);
 		check_all(w);
 		check_bound(w);
 		check_all(w);

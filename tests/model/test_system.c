@@ -75,6 +75,7 @@ struct world {
 	unsigned step;
 	unsigned names; /* handed out */
 	const char *what;
+	uint64_t moved_places; /* as the daemon said last */
 };
 
 static bool small(void)
@@ -1120,6 +1121,22 @@ static void op_pause(struct world *w)
 		cursor_begin(p, 0);
 }
 
+/* What nobody reaches is given back, and places are moved to other files:
+ * nobody may notice. */
+static void op_tidy(struct world *w)
+{
+	json_t *r = rig_call(
+	    &w->g, "service.stats", json_pack("{s:b}", "exact", 1), NULL, 0);
+	uint64_t live = rig_u64(r, "live_bytes");
+
+	if (live > rig_u64(r, "layer_bytes"))
+		wrong(w, "more is live than there is");
+	w->moved_places = rig_u64(r, "moved_places");
+	json_decref(r);
+	if (rnd(w, 4) == 0)
+		check_all(w);
+}
+
 /* --- all together --------------------------------------------------------- */
 
 static const struct op {
@@ -1147,6 +1164,7 @@ static const struct op {
     {"restart", op_restart, 1},
     {"make", op_make, 3},
     {"pause", op_pause, 2},
+    {"tidy", op_tidy, 12},
 };
 
 static const struct op *some_op(struct world *w)
@@ -1285,6 +1303,9 @@ static void test_sequences(void **state)
 	for (int i = 0; i < NSNAPS; i++)
 		w.snap[i].client = false;
 	sweep(&w);
+	printf("%llu places were moved to other files\n",
+	    (unsigned long long)w.moved_places);
+	assert_true(small() || w.moved_places > 0);
 	rig_stop(&w.g);
 }
 

@@ -1520,7 +1520,8 @@ static void hostile_calls(void **state)
 	struct wire_gfreeze z = {.id = 0};
 
 	for (uint16_t t = WIRE_G_FREEZE; t < WIRE_TYPE_END; t++)
-		assert_true(guest_asks(x, f, t, "x", 1) < 0);
+		if (t != WIRE_RELAY) /* no guest's */
+			assert_true(guest_asks(x, f, t, "x", 1) < 0);
 	assert_int_equal(
 	    guest_asks(x, f, WIRE_G_DERIVE, &cap, sizeof(cap)), -EBADF);
 	assert_int_equal(

@@ -165,6 +165,9 @@ struct bplace {
 	uint32_t severed_owned; /* the layer, or 0 */
 	struct wire_frozen severed_f;
 	struct pins pins;  /* what a view was laid from */
+	unsigned lifting;  /* freezes that the monitor was asked for */
+	bool relaying;     /* the monitor was asked to; see relay.c */
+	bool unmovable;    /* it would not, until the next freeze */
 	bool has_own_file; /* what was its memory until it was frozen */
 	uint32_t own_file;
 	struct cursor cursor[CURSORS_MAX];
@@ -251,7 +254,7 @@ struct store {
 	uint64_t live_bytes;       /* that it found */
 	uint64_t held_bytes;       /* when it had ended */
 	struct stats_op *waiting;  /* for a mark */
-	uint64_t marks, moved_files, moved_bytes; /* ever */
+	uint64_t marks, moved_files, moved_bytes, moved_places; /* ever */
 };
 
 struct broker {
@@ -339,6 +342,11 @@ void store_init(struct broker *b);
 void store_end(struct broker *b); /* there are no workers any more */
 /* The mark that began then is done: answer who waited for it. */
 void stats_marked(struct broker *b, uint64_t began_ns);
+/* --- relay.c */
+/* Pins of each file that its places can be moved from; from the heap, or NULL. */
+uint32_t *relay_pins(struct broker *b);
+/* Move places over from files that nothing is in any more. */
+void relay_places(struct broker *b);
 /* Something was dropped or made. */
 void store_poke(struct broker *b);
 /* (p), empty, pins the files. -ENOMEM: it does not. */

@@ -284,6 +284,7 @@ static int step_apply(struct broker *b, struct bplace *p, struct err *e)
 		map_put(&b->store, &p->cur);
 		p->cur = next;
 		step_pins(b, p, s);
+		p->unmovable = false;
 		if (s->severed)
 			keep_severed(b, p, s->owned ? s->layer : 0);
 	}
@@ -416,6 +417,8 @@ static void lift_answer(
 		rc = err_set(&e, -ESRCH, "the VM ended meanwhile");
 	else
 		rc = packet_err(pk, &e);
+	if (p != NULL)
+		p->lifting--;
 	if (rc == 0) {
 		rc = steps_take(p, pk, &op->spare, &op->f, &op->sets_fd, &e);
 		if (rc != 0)
@@ -504,6 +507,7 @@ int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
 		return rc;
 	}
 	p->severing |= sever;
+	p->lifting++;
 	return 0;
 }
 

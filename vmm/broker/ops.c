@@ -274,6 +274,7 @@ static const struct ctl_param stats_results[] = {SIZE("vms", "that live"),
     SIZE("marks", "that counted what is reachable, so far"),
     SIZE("moved_files", "compacted or merged, so far"),
     SIZE("moved_bytes", "copied for that, so far"),
+    SIZE("moved_places", "of VMs, to other files, so far"),
     SIZE("bank_bytes", "that may be reserved"),
     SIZE("reserved_bytes", "by VMs"), END};
 

@@ -51,15 +51,17 @@ static json_t *layers_json(struct broker *b)
 
 	layer_set_totals(b->layers, &sum);
 	live = live_bytes(s, &sum);
-	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}",
-	    "layers", (json_int_t)sum.layers, "files", (json_int_t)sum.files,
-	    "pieces", (json_int_t)sum.pieces, "layer_bytes",
-	    (json_int_t)sum.bytes, "live_bytes", (json_int_t)live, "dead_bytes",
+	return json_pack(
+	    "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "layers",
+	    (json_int_t)sum.layers, "files", (json_int_t)sum.files, "pieces",
+	    (json_int_t)sum.pieces, "layer_bytes", (json_int_t)sum.bytes,
+	    "live_bytes", (json_int_t)live, "dead_bytes",
 	    (json_int_t)(sum.bytes - live), "pinned_files",
 	    (json_int_t)sum.pinned_files, "pinned_bytes",
 	    (json_int_t)sum.pinned_bytes, "table_bytes",
 	    (json_int_t)sum.table_bytes, "marks", (json_int_t)s->marks,
-	    "moved_files", (json_int_t)s->moved_files, "moved_bytes",
+	    "moved_places", (json_int_t)s->moved_places, "moved_files",
+	    (json_int_t)s->moved_files, "moved_bytes",
 	    (json_int_t)s->moved_bytes);
 }
 

@@ -120,6 +120,8 @@ static void job_done(struct work *w)
 	}
 	s->moved_bytes += r.moved_bytes;
 	s->moved_files += r.from_files;
+	if (r.from_files > 0)
+		relay_places(b);
 	/* Its files are taken to be closed, so that they do not count. */
 	layers_reap(b);
 	if (!marking)
@@ -135,17 +137,36 @@ static void wait_until(struct store *s, uint64_t due, uint64_t now)
 	loop_timer_start(&s->timer, (uint32_t)((due - now) / 1000000) + 1);
 }
 
+struct movables {
+	struct broker *b;
+	uint32_t *pins; /* or NULL */
+};
+
+/* May all who pin (file) be moved to another? */
+static bool movable(void *ctx, uint32_t file)
+{
+	struct movables *m = ctx;
+	struct lfile_stat st;
+
+	lfile_stat(m->b->layers, file, &st);
+	return m->pins != NULL && m->pins[file] == st.pins;
+}
+
 static void job_start(struct broker *b, bool mark)
 {
 	struct store *s = &b->tidying;
-	struct tidy_conf conf = {.mark = mark};
+	struct movables m = {.b = b, .pins = mark ? relay_pins(b) : NULL};
+	struct tidy_conf conf = {.mark = mark, .movable = movable, .ctx = &m};
 	struct layer_totals sum;
+	int rc;
 
 	layer_set_totals(b->layers, &sum);
 	s->began_ns = now_ns();
 	s->gone_began = sum.entries_gone;
 	s->marking = mark;
-	if (tidy_begin(b->layers, &b->store, &conf, &s->job) != 0) {
+	rc = tidy_begin(b->layers, &b->store, &conf, &s->job);
+	free(m.pins);
+	if (rc != 0) {
 		s->failed = true;
 		s->ended_ns = s->began_ns;
 		wait_until(s, s->ended_ns + STORE_PAUSE_NS, s->ended_ns);

@@ -17,6 +17,7 @@ struct tfile {
 	uint64_t live; /* pages to be copied, if it is chosen */
 	int fd;
 	bool may_move; /* and is held */
+	bool pinned;
 	bool chosen;
 };
 
@@ -85,6 +86,7 @@ static int note_files(struct tidy *t, const struct tidy_conf *conf)
 		    .npages = st.npages,
 		    .used = st.bytes / PAGE_SIZE,
 		    .fd = lfile_fd(t->set, file),
+		    .pinned = st.pins != 0,
 		    .may_move =
 			st.npieces != 0 && !st.opened && !st.owned &&
 			(st.pins == 0 || (conf->movable != NULL &&
@@ -392,8 +394,8 @@ static void choose_dead(struct tidy *t, struct choice *c)
 
 static bool may_merge(const struct tidy *t, const struct tfile *f)
 {
-	return f->may_move && !f->chosen && f->live <= TIDY_MERGE_NPAGES &&
-	       f->used <= TIDY_MERGE_NPAGES &&
+	return f->may_move && !f->pinned && !f->chosen &&
+	       f->live <= TIDY_MERGE_NPAGES && f->used <= TIDY_MERGE_NPAGES &&
 	       (t->mark || f->used == f->npages);
 }
 

@@ -22,9 +22,9 @@
  * beyond TIDY_MERGE_NPAGES are large enough. A job that does not mark merges
  * only, and only files without holes.
  *
- * Not moved are files of owned layers and those opened outside; pinned ones
- * only where (movable) allows it: moving what is pinned frees nothing until it
- * is let go.
+ * Not moved are files of owned layers and those opened outside; pinned ones are
+ * never merged, and compacted only where (movable) allows it: moving what is
+ * pinned frees nothing until it is let go.
  */
 #ifndef VMM_LAYER_TIDY_H
 #define VMM_LAYER_TIDY_H

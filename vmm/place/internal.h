@@ -149,6 +149,13 @@ int backing_map_shared(unsigned char *hva, size_t len, int fd);
  */
 int backing_collapse(unsigned char *hva, uint64_t nleaves);
 
+/* --- view.c --------------------------------------------------------------- */
+
+/* What place_open() refuses of (v) whatever the place is; *nvmas that it
+ * takes. */
+int view_check(struct places *ps, const struct place_view *v, uint32_t *nvmas,
+    struct err *e);
+
 /* --- track.c -------------------------------------------------------------- */
 
 /* What place_touched() tells, of a watched place; -errno, and nothing. */

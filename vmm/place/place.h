@@ -125,6 +125,25 @@ struct place_view {
 int place_open(struct places *ps, const struct place_view *v,
     struct place **out, struct err *e);
 
+#define PLACE_RELAY_PRIVATE_MAX 4096u /* pages that a relay puts back */
+
+/*
+ * Have (p), a view or a segment that was frozen, show the same bytes from other
+ * files: (v) says which, as for place_open(), with the kind of a cow view for a
+ * segment; its runs must show what the last freeze had, or what the view was
+ * laid with. What the guest wrote since stays, and stays dirty. Under one
+ * pause.
+ *   -EPERM   it is tracked, or was never frozen
+ *   -EBUSY   a freeze waits to be published
+ *   -E2BIG   more than PLACE_RELAY_PRIVATE_MAX pages would have to be put back
+ *   -EPROTO, -EINVAL, -ERANGE, -ENOSPC, -ENOMEM as place_open()'s
+ *   -EXDEV   stopped half way: it is right, but shows both, the old and the new
+ *   -ENOTRECOVERABLE  memory is missing; the VM must end
+ * But for the last two nothing changed.
+ */
+int place_relay(struct places *ps, struct place *p, const struct place_view *v,
+    struct err *e);
+
 /*
  * May (p) be taken away? A view may, and memory that was adopted or that took
  * the place of what was severed. -EPERM for another segment, -EBUSY while the

@@ -152,8 +152,8 @@ static int check_own(const struct place_view *v, struct err *e)
 }
 
 /* All refusals that are a view's own. */
-static int check_view(struct places *ps, const struct place_view *v,
-    uint32_t *nvmas, struct err *e)
+int view_check(struct places *ps, const struct place_view *v, uint32_t *nvmas,
+    struct err *e)
 {
 	uint64_t *layer_npages;
 	int r;
@@ -242,7 +242,7 @@ int place_open(struct places *ps, const struct place_view *v,
 	    .writable = v->kind != PLACE_VIEW_RO};
 	struct place *p;
 	uint32_t nvmas = 0;
-	int r = check_view(ps, v, &nvmas, e);
+	int r = view_check(ps, v, &nvmas, e);
 
 	if (r == 0)
 		r = check_track(ps, v, &want.offset, e);

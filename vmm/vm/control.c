@@ -330,6 +330,50 @@ static int do_map(struct vm *vm, struct err *e)
 	return 0;
 }
 
+static int relay(
+    struct vm *vm, const struct wire_map *q, uint32_t id, struct err *e)
+{
+	AUTO_FREE struct page_run *runs = NULL;
+	struct place_view v = {
+	    .npages = q->npages,
+	    .nruns = q->nruns,
+	    .layer_fd = vm->layer,
+	    .nlayers = vm->nlayers,
+	};
+	struct place_info info;
+	struct place *p = find(vm, id, e);
+	int r = p == NULL ? -ENOENT : take_runs(vm, q, &runs, e);
+
+	if (r < 0)
+		return r;
+	place_info(p, &info);
+	v.name = info.name;
+	v.kind = info.kind == PLACE_VIEW_RO ? PLACE_VIEW_RO : PLACE_VIEW_COW;
+	v.runs = runs;
+	return place_relay(vm->places, p, &v, e);
+}
+
+static int do_relay(struct vm *vm, struct err *e)
+{
+	struct wire_map q = {.mode = FIRN_MAP_RO};
+	struct wire_relay w;
+	int r = take_payload(vm, &w, sizeof(w), e);
+
+	keep_layers(vm, 1);
+	if (r == 0) {
+		q.npages = w.npages;
+		q.nruns = w.nruns;
+		q.nlayers = w.nlayers;
+		r = check_map(vm, &q, e);
+	}
+	if (r == 0)
+		r = relay(vm, &q, w.id, e);
+	control_drop_layers(vm);
+	if (r == 0)
+		(void)reply(vm, 0, NULL, 0, NULL, 0);
+	return r;
+}
+
 static int do_unmap(struct vm *vm, struct err *e)
 {
 	struct place_info info;
@@ -484,6 +528,7 @@ static int (*const request[WIRE_TYPE_END])(struct vm *vm, struct err *e) = {
     [WIRE_TOUCHED] = do_touched,
     [WIRE_MAP] = do_map,
     [WIRE_UNMAP] = do_unmap,
+    [WIRE_RELAY] = do_relay,
     [WIRE_PAUSE] = do_pause,
     [WIRE_RESUME] = do_resume,
     [WIRE_SEGMENTS] = do_segments,

@@ -73,6 +73,8 @@ enum wire_type {
 	/* wire_gmeld -> wire_melded; fds: memfd of struct firn_conflict */
 	WIRE_G_MELD,
 	WIRE_G_ADOPT, /* wire_gmap (no mode) -> struct firn_segment */
+	/* broker -> monitor: wire_relay -> ; fds: as WIRE_MAP */
+	WIRE_RELAY,
 	WIRE_TYPE_END
 };
 
@@ -162,6 +164,18 @@ struct wire_map {
 	uint32_t nlayers;
 	uint32_t mode; /* enum firn_map_mode, | FIRN_MAP_TRACK */
 	char name[FIRN_NAME_MAX];
+};
+
+/*
+ * Place (id) is to show the same bytes from other files: those that it had when
+ * it was frozen last or laid. -EXDEV: it shows some from the old and some from
+ * the new; -ENOTRECOVERABLE: the VM is lost; another failure: nothing changed.
+ */
+struct wire_relay {
+	uint64_t npages;
+	uint64_t nruns;
+	uint32_t id;
+	uint32_t nlayers;
 };
 
 struct wire_mapped {
@@ -269,6 +283,7 @@ _Static_assert(sizeof(struct wire_segment) == 112, "wire layout");
 _Static_assert(sizeof(struct wire_step) == 32, "wire layout");
 _Static_assert(sizeof(struct wire_frozen) == 176, "wire layout");
 _Static_assert(sizeof(struct wire_map) == 104, "wire layout");
+_Static_assert(sizeof(struct wire_relay) == 24, "wire layout");
 _Static_assert(sizeof(struct wire_exited) == 200, "wire layout");
 
 /* A packet as received: the owner closes the descriptors with

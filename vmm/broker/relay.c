@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * relay: when files were rewritten that monitors map, their places are moved
+ * over to the new ones, so that the old can go.
+ *
+ * A place is asked only while the broker knows what it shows: no freeze of it
+ * is under way or waits to be applied. Packets to a monitor are in order, so a
+ * freeze that is asked for later comes later. A place that refuses is let be
+ * until it is frozen again; what it maps stays pinned.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vmm/broker/internal.h"
+
+#define RELAY_RUNS_MAX  4096u /* more would cost the guest a long pause */
+#define RELAY_FILES_MAX (WIRE_FDS_MAX - 1)
+
+struct relay_op {
+	uint32_t place;
+	struct pins pins;
+};
+
+static bool can_relay(const struct bvm *vm, const struct bplace *p)
+{
+	return p->used && !p->unmovable && p->lifting == 0 && !p->relaying &&
+	       p->pending == NULL && !p->severing &&
+	       (p->flags & FIRN_SEG_TRACKED) == 0 &&
+	       (vm->state == VM_RUNNING || vm->state == VM_PAUSED) &&
+	       !vm->killed && vm->ncalls < CALLS_MAX / 2;
+}
+
+static void count_pins(const struct bplace *p, uint32_t *n)
+{
+	for (uint32_t i = 0; i < p->pins.n; i++)
+		n[p->pins.file[i]]++;
+	if (p->has_own_file)
+		n[p->own_file]++;
+}
+
+uint32_t *relay_pins(struct broker *b)
+{
+	uint32_t *n = calloc(FILES_MAX, sizeof(*n));
+
+	for (struct bvm *vm = b->vms; n != NULL && vm != NULL; vm = vm->next)
+		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+			if (can_relay(vm, &vm->place[i]))
+				count_pins(&vm->place[i], n);
+	return n;
+}
+
+/* Nothing is in it any more: it lives because it is mapped. */
+static bool left_over(struct broker *b, uint32_t file)
+{
+	struct lfile_stat st;
+
+	lfile_stat(b->layers, file, &st);
+	return st.npieces == 0;
+}
+
+static bool shows_left_over(struct broker *b, const struct bplace *p)
+{
+	for (uint32_t i = 0; i < p->pins.n; i++)
+		if (left_over(b, p->pins.file[i]))
+			return true;
+	return p->has_own_file && left_over(b, p->own_file);
+}
+
+/* A failure after which it shows what it did before. */
+static bool unchanged(int rc)
+{
+	return rc != -EXDEV && rc != -ENOTRECOVERABLE && rc != -EPROTO;
+}
+
+static void relay_answer(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)
+{
+	struct relay_op *op = ctx;
+	struct bplace *p = pk == NULL ? NULL : place_by_id(vm, op->place);
+	struct err e = {0};
+	int rc = pk == NULL ? -ESRCH : packet_err(pk, &e);
+
+	if (p != NULL)
+		p->relaying = false;
+	if (p != NULL && rc == 0) {
+		b->tidying.moved_places++;
+		place_unpin(b, p);
+		p->pins = op->pins;
+		op->pins = (struct pins){0};
+	} else if (p != NULL) {
+		p->unmovable = true;
+		if (!unchanged(rc) &&
+		    pins_add(b, &p->pins, op->pins.file, op->pins.n) != 0)
+			rc = -ENOTRECOVERABLE;
+		if (rc == -ENOTRECOVERABLE || rc == -EPROTO)
+			vm_kill(b, vm);
+	}
+	pins_drop(b, &op->pins);
+	free(op);
+	layers_reap(b);
+}
+
+/* What (p) showed when it was frozen last: of equal maps that of few extents.
+ */
+static const struct map *shown_map(const struct bplace *p)
+{
+	const struct snap *s = p->shown;
+
+	if (s != NULL && s->has_laid && s->map.entry == p->cur.entry)
+		return &s->laid;
+	return &p->cur;
+}
+
+static int relay_send(struct bvm *vm, struct bplace *p, const struct runs *rs,
+    const struct filetab *t, struct relay_op *op)
+{
+	struct wire_relay w = {
+	    .npages = p->npages,
+	    .nruns = rs->n,
+	    .id = p->id,
+	    .nlayers = t->nfiles,
+	};
+	int fds[WIRE_FDS_MAX];
+	struct err e;
+	int rc;
+
+	fds[0] = wire_blob("firn-runs", rs->r, rs->n * sizeof(*rs->r));
+	if (fds[0] < 0)
+		return fds[0];
+	memcpy(&fds[1], t->fd, t->nfiles * sizeof(*fds));
+	rc = vm_ask(vm, WIRE_RELAY, &w, sizeof(w), fds, 1 + t->nfiles,
+	    relay_answer, op, &e);
+	(void)close(fds[0]);
+	return rc;
+}
+
+static int relay_try(struct broker *b, struct bvm *vm, struct bplace *p,
+    struct runs *rs, struct filetab *t)
+{
+	struct relay_op *op;
+	int rc = runs_of(shown_map(p), 0, p->npages, rs);
+
+	if (rc == 0)
+		rc = files_of(b, rs, t);
+	if (rc == 0 && (rs->n > RELAY_RUNS_MAX || t->nfiles > RELAY_FILES_MAX))
+		rc = -E2BIG;
+	if (rc != 0)
+		return rc;
+	op = calloc(1, sizeof(*op));
+	if (op == NULL)
+		return -ENOMEM;
+	op->place = p->id;
+	rc = pins_take(b, &op->pins, t->file, t->nfiles);
+	if (rc == 0)
+		rc = relay_send(vm, p, rs, t, op);
+	if (rc == 0)
+		return 0;
+	pins_drop(b, &op->pins);
+	free(op);
+	return rc;
+}
+
+static void relay(struct broker *b, struct bvm *vm, struct bplace *p)
+{
+	struct runs rs = {.max = RELAY_RUNS_MAX};
+	struct filetab t = {0};
+	int rc = relay_try(b, vm, p, &rs, &t);
+
+	p->relaying = rc == 0;
+	p->unmovable = rc == -E2BIG;
+	free(rs.r);
+	filetab_free(&t);
+}
+
+void relay_places(struct broker *b)
+{
+	for (struct bvm *vm = b->vms; vm != NULL; vm = vm->next)
+		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++) {
+			struct bplace *p = &vm->place[i];
+
+			if (can_relay(vm, p) && shows_left_over(b, p))
+				relay(b, vm, p);
+		}
+}
