@@ -49,6 +49,8 @@ struct snap {
 	unsigned char *bytes;
 	bool client;       /* the clients' table has it */
 	int64_t cap[NVMS]; /* of each guest, or -1 */
+	uint64_t from_vm;  /* the VM and the place that it was made of */
+	uint32_t from;
 };
 
 enum kind { SEGMENT, VIEW_RO, VIEW_COW };
@@ -62,6 +64,8 @@ struct place {
 	uint64_t npages;
 	unsigned char *now;
 	struct snap *shown; /* of a view */
+	bool severed;
+	bool adopted;
 	struct cursor cursor[NCURSORS];
 };
 
@@ -578,6 +582,70 @@ static void emptied(struct place *p)
 			touch(p, i * PAGE, PAGE);
 	}
 	memset(p->now, 0, len_of(p));
+	p->severed = true;
+}
+
+/* Some view shows a snapshot of (p): then it cannot be severed. */
+static bool is_viewed(const struct world *w, const struct place *p)
+{
+	for (int i = 0; i < NPLACES; i++) {
+		const struct snap *s = w->place[i].shown;
+
+		if (w->place[i].used && s != NULL &&
+		    s->from_vm == w->vm[p->vm].id && s->from == p->id)
+			return true;
+	}
+	return false;
+}
+
+static struct snap *snap_from(struct world *w, struct place *p, uint64_t id)
+{
+	struct snap *s = new_snap(w, id, p->npages, p->now);
+
+	s->from_vm = w->vm[p->vm].id;
+	s->from = p->id;
+	return s;
+}
+
+static bool is_owned(struct world *w, const struct snap *s)
+{
+	json_t *r = rig_call(&w->g, "snapshot.show",
+	    json_pack("{s:s}", "snapshot", num(s->id).s), NULL, 0);
+	bool owned = json_is_true(json_object_get(r, "owned"));
+
+	json_decref(r);
+	return owned;
+}
+
+/* What the clients have now and nobody else has: into some VM, or sealed. */
+static void settle_owned(struct world *w, struct snap *s)
+{
+	int v = (int)rnd(w, NVMS);
+	struct firn_segment seg = {.size = s->npages * PAGE};
+	struct place *p;
+	json_t *r;
+
+	if (count_places(w, v) >= PLACES_MAX || rnd(w, 3) == 0) {
+		json_decref(rig_call(&w->g, "snapshot.diff",
+		    json_pack("{s:s,s:s,s:b}", "a", num(s->id).s, "b",
+			num(s->id).s, "exact", 1),
+		    NULL, 0));
+		assert_false(is_owned(w, s));
+		return;
+	}
+	r = rig_call(&w->g, "view.adopt",
+	    json_pack(
+		"{s:s,s:s}", "vm", w->vm[v].ref, "snapshot", num(s->id).s),
+	    NULL, 0);
+	assert_false(json_is_true(json_object_get(r, "copied_on_write")));
+	seg.id = (uint32_t)rig_u64(r, "view");
+	seg.gpa = rig_u64(r, "gpa");
+	json_decref(r);
+	p = new_place(w, v, &seg, NULL);
+	memcpy(p->now, s->bytes, len_of(p));
+	p->adopted = true;
+	s->client = false; /* it went into the VM */
+	sweep(w);
 }
 
 static void freeze_by_client(struct world *w, bool sever)
@@ -585,18 +653,46 @@ static void freeze_by_client(struct world *w, bool sever)
 	struct place *p = some_place(w, WRITABLE);
 	struct firn_freeze_result r;
 	struct firn_error e = {0};
+	struct snap *s;
 	char name[24];
 	int rc;
 
 	(void)snprintf(name, sizeof(name), "c%u", w->names++);
 	rc = (sever ? firn_sever : firn_freeze)(w->g.conn, w->vm[p->vm].ref,
 	    num(p->id).s, rnd(w, 2) ? name : NULL, &r, &e);
+	if (sever && is_viewed(w, p)) {
+		assert_int_not_equal(rc, 0);
+		return;
+	}
 	if (rc != 0)
 		wrong(w, "%s", e.msg);
 	assert_int_equal(r.pages, p->npages);
-	new_snap(w, r.snapshot, p->npages, p->now)->client = true;
+	s = snap_from(w, p, r.snapshot);
+	s->client = true;
 	if (sever)
 		emptied(p);
+	if (is_owned(w, s))
+		settle_owned(w, s);
+}
+
+/* Nobody has what guest (v) severed but that guest: its owner takes it. */
+static void take_owned(struct world *w, struct snap *s, int v)
+{
+	struct model_req q = {.op = MODEL_DESCRIBE, .a = (uint64_t)s->cap[v]};
+	struct firn_cap_info info;
+
+	assert_int_equal(guest(&w->vm[v], &q, NULL, &info, sizeof(info)), 0);
+	if (!info.owned)
+		return;
+	assert_int_equal(info.sealed, 0);
+	json_decref(rig_call(&w->g, "vm.take",
+	    json_pack(
+		"{s:s,s:s}", "vm", w->vm[v].ref, "snapshot", num(s->id).s),
+	    NULL, 0));
+	assert_true(guest(&w->vm[v], &q, NULL, &info, sizeof(info)) < 0);
+	s->cap[v] = -1;
+	s->client = true;
+	settle_owned(w, s);
 }
 
 static void freeze_by_guest(struct world *w, bool sever)
@@ -612,14 +708,19 @@ static void freeze_by_guest(struct world *w, bool sever)
 		(void)snprintf(q.name, sizeof(q.name), "g%u", w->names++);
 	q.id = p->id;
 	cap = guest(&w->vm[p->vm], &q, NULL, &f, sizeof(f));
+	if (sever && is_viewed(w, p)) {
+		assert_int_equal(cap, -EBUSY);
+		return;
+	}
 	if (cap < 0)
 		wrong(w, "%s", strerror((int)-cap));
 	assert_int_equal(f.pages, p->npages);
-	s = new_snap(w, f.snapshot, p->npages, p->now);
+	s = snap_from(w, p, f.snapshot);
 	s->cap[p->vm] = cap;
 	s->client = name; /* as VM/NAME */
 	if (sever)
 		emptied(p);
+	take_owned(w, s, p->vm);
 }
 
 static void op_freeze(struct world *w)
@@ -726,12 +827,12 @@ static void op_map(struct world *w)
 
 static void op_unmap(struct world *w)
 {
-	struct place *p = some_place(w, VIEWS);
+	struct place *p = some_place(w, ANY);
 	struct model_req q = {.op = MODEL_UNMAP};
 	struct firn_error e = {0};
 	int64_t rc;
 
-	if (p == NULL)
+	if (p->kind == SEGMENT && !p->adopted)
 		return;
 	q.id = p->id;
 	if (rnd(w, 2)) {
@@ -1026,7 +1127,8 @@ static void op_refused(struct world *w)
 			    (int)rnd(w, 4), &set, &e);
 		break;
 	case 2:
-		if (p->kind == SEGMENT)
+		/* One that was severed can go until it is frozen. */
+		if (p->kind == SEGMENT && !p->severed && !p->adopted)
 			rc = firn_unmap(w->g.conn, vm, num(p->id).s, &e);
 		break;
 	case 3:
