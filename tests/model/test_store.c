@@ -183,6 +183,7 @@ static void freeze_from(struct world *w, uint64_t first, uint64_t longest)
 		F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL),
 	    0);
 	assert_int_equal(layer_adopt(w->set, fd, copied, &id, &e), 0);
+	layer_belongs(w->set, id, 1);
 	for (size_t i = 0; i < n; i++)
 		if (r[i].layer == 0)
 			r[i].layer = id;

@@ -165,6 +165,7 @@ struct bplace {
 	uint32_t severed_owned; /* the layer, or 0 */
 	struct wire_frozen severed_f;
 	struct pins pins;  /* what a view was laid from */
+	uint32_t whose;    /* its layers are: see layers_of() */
 	unsigned lifting;  /* freezes that the monitor was asked for */
 	bool relaying;     /* the monitor was asked to; see relay.c */
 	bool unmovable;    /* it would not, until the next freeze */
@@ -316,6 +317,8 @@ struct snap *snap_new(
 struct snap *snap_by_id(struct broker *b, uint64_t id);
 struct snap *snap_hold(struct snap *s);
 void snap_put(struct broker *b, struct snap *s);
+/* A user's layers are joined in files, and with nobody else's. */
+uint32_t layers_of(uid_t uid);
 /* Have what nobody reaches any more closed, by a worker. */
 void layers_reap(struct broker *b);
 /* Does the bank have room for (bytes) more? -ENOSPC. */

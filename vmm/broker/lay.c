@@ -189,6 +189,7 @@ static void copy_done(struct work *w)
 		op->copied.fd = -1;
 	}
 	if (rc == 0) {
+		layer_belongs(b->layers, id, layers_of(s->payer));
 		for (size_t i = 0; i < op->from.n; i++)
 			op->to[i].layer = id;
 		rc = map_apply(&b->store, &op->base, op->to, op->from.n, &laid);

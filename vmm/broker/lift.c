@@ -267,6 +267,8 @@ static int step_apply(struct broker *b, struct bplace *p, struct err *e)
 		if (rc == 0)
 			rc = step_check(b, s, p->npages, e);
 		s->checked = rc == 0;
+		if (rc == 0 && s->layer != RUN_ZERO)
+			layer_belongs(b->layers, s->layer, p->whose);
 	}
 	if (rc == 0) {
 		if (s->first)

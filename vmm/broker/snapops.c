@@ -456,6 +456,7 @@ static int open_adopt(struct open_op *op)
 	op->copied.fd = -1;
 	if (rc != 0)
 		return rc;
+	layer_belongs(b->layers, id, layers_of(s->payer));
 	for (size_t i = 0; i < op->from.n; i++)
 		if (op->to[i].layer != RUN_ZERO)
 			op->to[i].layer = id;
@@ -710,6 +711,8 @@ void op_snapshot_import(void *ctx, struct ctl_req *rq)
 	op->npages = (uint64_t)pages;
 	op->file = layer_pieces(b->layers, op->layer, &npieces)->file;
 	lfile_get(b->layers, op->file);
+	/* The client has had a descriptor, and may keep it. */
+	lfile_opened(b->layers, op->file);
 	op->fd = lfile_fd(b->layers, op->file);
 	if (name != NULL)
 		(void)snprintf(op->name, sizeof(op->name), "%s", name);

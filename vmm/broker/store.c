@@ -80,6 +80,12 @@ void place_unpin(struct broker *b, struct bplace *p)
 	p->has_own_file = false;
 }
 
+/* Of uid -1, which is nobody, they are nobody's. */
+uint32_t layers_of(uid_t uid)
+{
+	return (uint32_t)uid + 1;
+}
+
 /* --- jobs ----------------------------------------------------------------- */
 
 static struct store *store_of(struct work *w)

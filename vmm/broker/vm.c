@@ -132,6 +132,7 @@ struct bplace *place_add(struct broker *b, struct bvm *vm,
 	p->lineage = l != NULL ? lineage_get(l) : lineage_new();
 	if (p->lineage == NULL)
 		return err_set(e, -ENOMEM, "no memory for a segment"), NULL;
+	p->whose = layers_of(vm->home->uid);
 	p->used = true;
 	(void)b;
 	return p;

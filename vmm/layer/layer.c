@@ -54,6 +54,7 @@ struct file {
 	uint32_t holds; /* pins counted */
 	uint32_t pins;
 	uint32_t next;
+	uint32_t whose;
 	int fd;
 	bool opened;
 	bool owned;
@@ -343,6 +344,19 @@ void lfile_opened(struct layer_set *set, uint32_t file)
 	count_pinned(set, f, was);
 }
 
+void lfile_belongs(struct layer_set *set, uint32_t file, uint32_t whose)
+{
+	file_of(set, file)->whose = whose;
+}
+
+void layer_belongs(struct layer_set *set, uint32_t id, uint32_t whose)
+{
+	const struct slot *s = find_slot(set, id);
+
+	assert(s != NULL && s->npieces == 1);
+	lfile_belongs(set, s->piece->file, whose);
+}
+
 int lfile_fd(const struct layer_set *set, uint32_t file)
 {
 	return file_of(set, file)->fd;
@@ -358,6 +372,7 @@ void lfile_stat(
 	    .bytes = f->bytes,
 	    .npieces = f->npieces,
 	    .pins = f->pins,
+	    .whose = f->whose,
 	    .opened = f->opened,
 	    .owned = f->owned,
 	};

@@ -144,6 +144,13 @@ void layer_put(struct layer_set *set, uint32_t id);
  * when it is in pieces. */
 int layer_fd(const struct layer_set *set, uint32_t id);
 
+/*
+ * Whose bytes are in the files of (id), which is one piece: a number that is
+ * not 0. Files are only joined with those of the same, as who gets a descriptor
+ * gets the whole file; a file of nobody is never moved.
+ */
+void layer_belongs(struct layer_set *set, uint32_t id, uint32_t whose);
+
 /* Its pages; 0 when there is no such. */
 uint64_t layer_npages(const struct layer_set *set, uint32_t id);
 
@@ -208,6 +215,8 @@ void layer_move(
  */
 int lfile_adopt(struct layer_set *set, int fd, uint32_t *file, struct err *e);
 
+void lfile_belongs(struct layer_set *set, uint32_t file, uint32_t whose);
+
 /* One more hold, one fewer. (file) must be one that lives. */
 void lfile_get(struct layer_set *set, uint32_t file);
 void lfile_put(struct layer_set *set, uint32_t file);
@@ -227,6 +236,7 @@ struct lfile_stat {
 	uint64_t bytes; /* of memory, as the kernel said when it came */
 	uint32_t npieces;
 	uint32_t pins;
+	uint32_t whose; /* 0: nobody's */
 	bool opened;
 	bool owned; /* of an owned layer: not to be read, or moved */
 };

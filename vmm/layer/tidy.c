@@ -15,6 +15,7 @@ struct tfile {
 	uint64_t npages;
 	uint64_t used; /* pages that the kernel has for it */
 	uint64_t live; /* pages to be copied, if it is chosen */
+	uint32_t whose;
 	int fd;
 	bool may_move; /* and is held */
 	bool pinned;
@@ -57,6 +58,7 @@ struct tidy {
 	size_t nruns;
 	size_t runs_cap;
 	struct layer_copied copied;
+	uint32_t whose; /* what is copied */
 	struct tidy_result res;
 	const atomic_bool *cancel;
 	bool ran;
@@ -86,9 +88,11 @@ static int note_files(struct tidy *t, const struct tidy_conf *conf)
 		    .npages = st.npages,
 		    .used = st.bytes / PAGE_SIZE,
 		    .fd = lfile_fd(t->set, file),
+		    .whose = st.whose,
 		    .pinned = st.pins != 0,
 		    .may_move =
-			st.npieces != 0 && !st.opened && !st.owned &&
+			st.npieces != 0 && st.whose != 0 && !st.opened &&
+			!st.owned &&
 			(st.pins == 0 || (conf->movable != NULL &&
 					     conf->movable(conf->ctx, file))),
 		};
@@ -364,16 +368,19 @@ static void count_live(struct tidy *t)
 /* --- which files are rewritten -------------------------------------------- */
 
 struct choice {
-	uint64_t room; /* pages that the job may still copy */
+	uint64_t room;  /* pages that the job may still copy */
+	uint32_t whose; /* files it joins; 0: none yet */
 };
 
 static bool choose(struct tidy *t, struct choice *c, struct tfile *f)
 {
 	/* The first in any case: a file of any size is compacted at last. */
-	if (f->live > c->room && c->room != TIDY_JOB_NPAGES) {
+	if ((f->live > c->room && c->room != TIDY_JOB_NPAGES) ||
+	    (c->whose != 0 && c->whose != f->whose)) {
 		t->res.more = true;
 		return false;
 	}
+	c->whose = f->whose;
 	c->room -= f->live < c->room ? f->live : c->room;
 	f->chosen = true;
 	t->res.from_files++;
@@ -404,6 +411,8 @@ static int by_live(const void *x, const void *y)
 	const struct tfile *const *a = x;
 	const struct tfile *const *b = y;
 
+	if ((*a)->whose != (*b)->whose)
+		return (*a)->whose < (*b)->whose ? -1 : 1;
 	return (*a)->live < (*b)->live ? -1 : (*a)->live > (*b)->live;
 }
 
@@ -429,24 +438,46 @@ static uint32_t merge_count(struct tfile *const *f, uint32_t n)
 	return good;
 }
 
+/* Of (*n) files, sorted by whom they are of, leave those of whom there are
+ * most. */
+static struct tfile **most_of_one(struct tfile **f, uint32_t *n)
+{
+	uint32_t first = 0;
+	uint32_t most = 0;
+	uint32_t at = 0;
+
+	for (uint32_t i = 0; i < *n; i++) {
+		if (f[i]->whose != f[first]->whose)
+			first = i;
+		if (i + 1 - first > most) {
+			most = i + 1 - first;
+			at = first;
+		}
+	}
+	*n = most;
+	return f + at;
+}
+
 static int choose_small(struct tidy *t, struct choice *c)
 {
+	struct tfile **all;
 	struct tfile **f;
 	uint32_t n = 0;
 	uint32_t k;
 
-	f = calloc((size_t)t->nfiles + 1, sizeof(struct tfile *));
-	if (f == NULL)
+	all = calloc((size_t)t->nfiles + 1, sizeof(struct tfile *));
+	if (all == NULL)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < t->nfiles; i++)
 		if (may_merge(t, &t->file[i]))
-			f[n++] = &t->file[i];
-	qsort(f, n, sizeof(struct tfile *), by_live);
+			all[n++] = &t->file[i];
+	qsort(all, n, sizeof(struct tfile *), by_live);
+	f = most_of_one(all, &n);
 	t->res.large_files = t->nfiles - t->res.from_files - n;
 	k = n > TIDY_FILES ? merge_count(f, n) : 0;
 	for (uint32_t i = 0; i < k && choose(t, c, f[i]); i++)
 		;
-	free(f);
+	free(all);
 	return 0;
 }
 
@@ -567,6 +598,7 @@ static int run(struct tidy *t)
 	count_live(t);
 	choose_dead(t, &c);
 	rc = choose_small(t, &c);
+	t->whose = c.whose;
 	if (rc == 0 && t->res.from_files > 0)
 		rc = plan(t);
 	if (rc == 0 && t->nruns > 0)
@@ -612,8 +644,10 @@ static int swap_all(struct tidy *t)
 		return rc;
 	for (uint32_t i = 0; i < t->nlayers; i++)
 		swap(t, &t->layer[i], file);
-	if (copied)
+	if (copied) {
+		lfile_belongs(t->set, file, t->whose);
 		lfile_put(t->set, file);
+	}
 	return 0;
 }
 

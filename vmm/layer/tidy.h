@@ -16,7 +16,8 @@
  * reachable pages of several become one new dense file. So after a job that
  * left nothing undone no file that may be moved is less than half alive.
  *
- * Where there are more than TIDY_FILES files the smallest are merged, at least
+ * A job joins files of one only, as layer_belongs() says. Where there are more
+ * than TIDY_FILES files of one the smallest are merged, at least
  * half of them and so that the file of each page becomes at least twice as
  * large: a page is copied at most log2(TIDY_MERGE_NPAGES) times for it. Files
  * beyond TIDY_MERGE_NPAGES are large enough. A job that does not mark merges
