@@ -132,7 +132,7 @@ static void step(struct world *x, int i, uint64_t most)
 	}
 	s = (struct kin_sets){set_of(x, read), set_of(x, wrote)};
 	kin_descend(k, x->tip[i], 0);
-	kin_track(k, &s);
+	assert_int_equal(kin_track(k, &s), 0);
 	if (x->tip[i] != x->base && rnd(x, 2) == 0)
 		kin_died(x->tip[i]);
 	else if (x->tip[i] != x->base)

@@ -589,8 +589,12 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
 	s->origin_vm = vm->id;
 	s->origin_segment = p->id;
 	kin_descend(s->kin, p->kin, p->lay_id);
-	if (l->tracked)
-		kin_track(s->kin, &fresh);
+	if (l->tracked && kin_track(s->kin, &fresh) != 0) {
+		kin_sets_free(&fresh);
+		snap_put(b, s);
+		return err_set(e, -ENOMEM, "no memory for what was touched"),
+		       NULL;
+	}
 	s->payer = vm->home->uid;
 	s->owned = l->owned;
 	(void)snprintf(

@@ -205,8 +205,10 @@ static struct snap *meld_snap(struct meld_op *op, struct err *e)
 	s->melded[0] = op->r.snap[A]->id;
 	s->melded[1] = op->r.snap[B]->id;
 	s->blind = !op->tracked[A] || !op->tracked[B];
-	if (!s->blind)
-		kin_track(s->kin, &op->sets[BASE]);
+	if (!s->blind && kin_track(s->kin, &op->sets[BASE]) != 0) {
+		snap_put(b, s);
+		return err_set(e, -ENOMEM, "no memory for a meld"), NULL;
+	}
 	s->payer = h == NULL ? op->r.snap[BASE]->payer : h->uid;
 	(void)snprintf(s->origin, sizeof(s->origin), "meld");
 	return s;

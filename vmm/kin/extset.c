@@ -13,6 +13,21 @@ void extset_free(struct extset *s)
 	*s = (struct extset){0};
 }
 
+void extset_trim(struct extset *s)
+{
+	struct firn_extent *x;
+
+	if (s->n == 0) {
+		extset_free(s);
+		return;
+	}
+	x = s->n < s->cap ? realloc(s->x, s->n * sizeof(*x)) : NULL;
+	if (x == NULL)
+		return;
+	s->x = x;
+	s->cap = s->n;
+}
+
 /* Room for one more. */
 static int grow(struct extset *s)
 {

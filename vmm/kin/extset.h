@@ -24,6 +24,8 @@ struct extset {
 };
 
 void extset_free(struct extset *s);
+/* Give back the room for more that it has, if that can be done. */
+void extset_trim(struct extset *s);
 
 /*
  * Add pages that are behind, or continue, all that (s) has: -EINVAL where they

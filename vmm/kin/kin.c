@@ -4,10 +4,19 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Sets, where they are known. */
-struct part {
-	bool tracked;
+/* What one step told. */
+struct piece {
+	struct piece *next;
 	struct kin_sets sets;
+};
+
+/* Sets of steps that were merged, as a list: it is united only when it has
+ * grown to twice what it was then, so that a merge costs little. */
+struct part {
+	bool tracked; /* all steps were */
+	struct piece *head, *tail;
+	size_t n;      /* extents */
+	size_t united; /* when they were united last */
 };
 
 /*
@@ -87,125 +96,179 @@ uint64_t kin_sets_bytes(const struct kin_sets *s)
 	return (s->reads.cap + s->writes.cap) * sizeof(*s->reads.x);
 }
 
-static void part_clear(struct kin *k, struct part *p)
+static void piece_free(struct kins *all, struct piece *p)
 {
-	k->all->bytes -= kin_sets_bytes(&p->sets);
-	p->tracked = false;
+	all->bytes -= sizeof(*p) + kin_sets_bytes(&p->sets);
 	kin_sets_free(&p->sets);
+	free(p);
 }
 
-/* Takes (with) over, in place of what (p) had. */
-static void part_set(struct kin *k, struct part *p, struct part *with)
+/* Empty, and not tracked. */
+static void part_clear(struct kins *all, struct part *p)
 {
-	part_clear(k, p);
-	*p = *with;
-	*with = (struct part){0};
-	k->all->bytes += kin_sets_bytes(&p->sets);
-}
+	while (p->head != NULL) {
+		struct piece *next = p->head->next;
 
-void kin_track(struct kin *k, struct kin_sets *s)
-{
-	struct part p = {.tracked = true, .sets = *s};
-
-	*s = (struct kin_sets){0};
-	part_set(k, &k->own, &p);
-}
-
-#define PARTS_MAX 3
-
-/* All (n) together: not tracked, where one is not or they are too many.
- * -ENOMEM. */
-static int unite(const struct part *const *part, size_t n, struct part *out)
-{
-	const struct extset *reads[PARTS_MAX];
-	const struct extset *writes[PARTS_MAX];
-	int rc;
-
-	*out = (struct part){.tracked = true};
-	for (size_t i = 0; i < n; i++) {
-		reads[i] = &part[i]->sets.reads;
-		writes[i] = &part[i]->sets.writes;
-		out->tracked &= part[i]->tracked;
+		piece_free(all, p->head);
+		p->head = next;
 	}
-	if (!out->tracked)
+	*p = (struct part){0};
+}
+
+/* Takes (s) over, unless there is no memory. */
+static int part_add(struct kins *all, struct part *p, struct kin_sets *s)
+{
+	struct piece *piece;
+	size_t n = s->reads.n + s->writes.n;
+
+	if (n == 0) {
+		kin_sets_free(s);
 		return 0;
-	rc = extset_unite(reads, n, &out->sets.reads);
+	}
+	piece = calloc(1, sizeof(*piece));
+	if (piece == NULL)
+		return -ENOMEM;
+	extset_trim(&s->reads);
+	extset_trim(&s->writes);
+	piece->sets = *s;
+	*s = (struct kin_sets){0};
+	if (p->tail != NULL)
+		p->tail->next = piece;
+	else
+		p->head = piece;
+	p->tail = piece;
+	p->n += n;
+	all->bytes += sizeof(*piece) + kin_sets_bytes(&piece->sets);
+	return 0;
+}
+
+int kin_track(struct kin *k, struct kin_sets *s)
+{
+	int rc = part_add(k->all, &k->own, s);
+
+	k->own.tracked = rc == 0;
+	return rc;
+}
+
+/* Every set of (p): its reads into set[at...], its writes (n) further on. The
+ * next (at). */
+static size_t part_sets(
+    const struct part *p, const struct extset **set, size_t n, size_t at)
+{
+	for (const struct piece *x = p->head; x != NULL; x = x->next, at++) {
+		set[at] = &x->sets.reads;
+		set[n + at] = &x->sets.writes;
+	}
+	return at;
+}
+
+static size_t part_npieces(const struct part *p)
+{
+	size_t n = 0;
+
+	for (const struct piece *x = p->head; x != NULL; x = x->next)
+		n++;
+	return n;
+}
+
+static int unite(const struct extset **set, size_t n, struct kin_sets *out)
+{
+	int rc = extset_unite(set, n, &out->reads);
+
 	if (rc == 0)
-		rc = extset_unite(writes, n, &out->sets.writes);
+		rc = extset_unite(set + n, n, &out->writes);
+	if (rc != 0)
+		kin_sets_free(out);
+	return rc;
+}
+
+/* Make it one piece. Where there is no memory it stays as it is; where it would
+ * be too much it is not tracked any more. */
+static void part_unite(struct kins *all, struct part *p)
+{
+	size_t n = part_npieces(p);
+	const struct extset **set = calloc(2 * n, sizeof(void *));
+	struct part one = {.tracked = true};
+	struct kin_sets sets = {0};
+	int rc = -ENOMEM;
+
+	if (set != NULL) {
+		(void)part_sets(p, set, n, 0);
+		rc = unite(set, n, &sets);
+	}
+	free(set);
 	if (rc == 0)
-		return 0;
-	kin_sets_free(&out->sets);
-	out->tracked = false;
-	return rc == -ENOMEM ? rc : 0;
+		rc = part_add(all, &one, &sets);
+	if (rc != 0 && rc != -E2BIG) {
+		kin_sets_free(&sets);
+		p->united = p->n; /* tried */
+		return;
+	}
+	part_clear(all, p);
+	if (rc == 0)
+		*p = one;
+	p->united = p->n;
+}
+
+#define UNITE_MIN 64 /* extents; fewer are left as they are */
+
+/* What (from) has goes to (p). */
+static void part_join(struct kins *all, struct part *p, struct part *from)
+{
+	if (!p->tracked || !from->tracked) {
+		part_clear(all, p);
+		part_clear(all, from);
+		return;
+	}
+	if (p->tail != NULL)
+		p->tail->next = from->head;
+	else
+		p->head = from->head;
+	if (from->tail != NULL)
+		p->tail = from->tail;
+	p->n += from->n;
+	*from = (struct part){0};
+	if (p->n > 2 * p->united + UNITE_MIN)
+		part_unite(all, p);
 }
 
 static void forget(struct kin *k)
 {
 	unlink_up(k);
-	part_clear(k, &k->own);
-	part_clear(k, &k->above);
+	part_clear(k->all, &k->own);
+	part_clear(k->all, &k->above);
 	k->all->n--;
 	k->all->bytes -= sizeof(*k);
 	free(k);
 }
 
-/* (down) is of the same view as (k), its parent: that is one part. */
-static int merge_own(struct kin *k, struct kin *down)
+/* Put (k)'s only child in its place. */
+static void merge(struct kin *k)
 {
-	const struct part *const both[] = {&k->own, &down->own};
-	struct part own;
-	struct part above = k->above;
-	int rc = unite(both, 2, &own);
-
-	if (rc != 0)
-		return rc;
-	part_set(down, &down->own, &own);
-	k->all->bytes -= kin_sets_bytes(&above.sets);
-	k->above = (struct part){0};
-	part_set(down, &down->above, &above);
-	down->has_above = k->has_above;
-	return 0;
-}
-
-/* Of another: its parts are above those of (down). */
-static int merge_above(struct kin *k, struct kin *down)
-{
-	const struct part *part[PARTS_MAX] = {&k->own};
-	struct part above;
-	size_t n = 1;
-	int rc;
-
-	if (k->has_above)
-		part[n++] = &k->above;
-	if (down->has_above)
-		part[n++] = &down->above;
-	rc = unite(part, n, &above);
-	if (rc != 0)
-		return rc;
-	part_set(down, &down->above, &above);
-	down->has_above = true;
-	return 0;
-}
-
-/* Put (k)'s only child in its place. Without memory for that it stays. */
-static bool merge(struct kin *k)
-{
+	struct kins *all = k->all;
 	struct kin *down = k->child;
 	struct kin *up = k->parent;
-	bool same = !down->has_above && down->up != 0 && down->up == k->down;
 
+	if (!down->has_above && down->up != 0 && down->up == k->down) {
+		part_join(all, &down->own, &k->own);
+		down->above = k->above;
+		k->above = (struct part){0};
+		down->has_above = k->has_above;
+	} else {
+		if (!down->has_above)
+			down->above.tracked = true;
+		down->has_above = true;
+		part_join(all, &down->above, &k->own);
+		if (k->has_above)
+			part_join(all, &down->above, &k->above);
+	}
 	/* What is relative to nothing is of no use. */
-	if (up == NULL && !same)
-		part_clear(k, &k->own);
 	if (up == NULL)
-		part_clear(k, &k->above);
-	if ((same ? merge_own : merge_above)(k, down) != 0)
-		return false;
+		part_clear(all, &down->above);
 	down->up = k->up;
 	unlink_up(down);
 	forget(k);
 	link_up(down, up);
-	return true;
 }
 
 /* (k) was left by its snapshot, a holder or a child: is it still wanted? */
@@ -216,7 +279,9 @@ static void settle(struct kin *k)
 
 		if (k->child == NULL)
 			forget(k);
-		else if (k->child->next != NULL || !merge(k))
+		else if (k->child->next == NULL)
+			merge(k);
+		else
 			return;
 		k = up;
 	}
@@ -298,7 +363,7 @@ static int each_part(
 }
 
 struct parts {
-	size_t n;
+	size_t n;                  /* pieces */
 	bool tracked;              /* all of them */
 	const struct extset **set; /* reads, then (n) writes */
 	size_t at;
@@ -308,7 +373,7 @@ static void count_part(const struct part *p, void *ctx)
 {
 	struct parts *s = ctx;
 
-	s->n++;
+	s->n += part_npieces(p);
 	s->tracked &= p->tracked;
 }
 
@@ -316,9 +381,7 @@ static void take_part(const struct part *p, void *ctx)
 {
 	struct parts *s = ctx;
 
-	s->set[s->at] = &p->sets.reads;
-	s->set[s->n + s->at] = &p->sets.writes;
-	s->at++;
+	s->at = part_sets(p, s->set, s->n, s->at);
 }
 
 int kin_since(const struct kin *k, const struct kin *base, bool *tracked,
@@ -335,11 +398,7 @@ int kin_since(const struct kin *k, const struct kin *base, bool *tracked,
 	if (s.set == NULL)
 		return -ENOMEM;
 	(void)each_part(k, base, take_part, &s);
-	rc = extset_unite(s.set, s.n, &out->reads);
-	if (rc == 0)
-		rc = extset_unite(s.set + s.n, s.n, &out->writes);
-	if (rc != 0)
-		kin_sets_free(out);
+	rc = unite(s.set, s.n, out);
 	free(s.set);
 	return rc;
 }

@@ -49,8 +49,9 @@ struct kin *kin_new(struct kins *all, uint64_t id);
  * a number of the view that was frozen, where that is tracked; or 0. */
 void kin_descend(struct kin *k, struct kin *parent, uint64_t view);
 /* The step from its parent to (k) was tracked: takes (s) over. Where the parent
- * is of the same view (s) is what is new since. */
-void kin_track(struct kin *k, struct kin_sets *s);
+ * is of the same view (s) is what is new since. -ENOMEM: (s) is the caller's
+ * still, and the step counts as not tracked. */
+int kin_track(struct kin *k, struct kin_sets *s);
 /* What of (s) is not in (old); 0 or -ENOMEM, -E2BIG, and then *out is empty. */
 int kin_new_since(
     const struct kin_sets *s, const struct kin_sets *old, struct kin_sets *out);
