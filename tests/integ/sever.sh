@@ -81,6 +81,19 @@ told "a reads zero still" ok a check d 0
 is "b's place is a segment" "$("$FIRN" segments b --json |
     jq -r '.segments[] | select(.name == "got") | .kind')" segment
 
+# The first freeze of what was adopted is as of any segment.
+told "b fills d" filled b fill d 1
+"$FIRN" sever b:d --name whole >/dev/null
+works "b adopts its own" "$FIRN" adopt b whole --name whole
+is "freeze of what was adopted: nothing copied" \
+    "$("$FIRN" freeze b:whole --name frozen --json | jq .copied_pages)" 0
+is "its bytes" "$("$FIRN" read frozen 8192 16 | od -A n -t u8 | tr -s ' ')" \
+    " 1 2"
+told "b writes it still" filled b fill whole 2
+is "a later sever is sealed" \
+    "$("$FIRN" sever b:whole --name later --json | jq .owned)" false
+works "and b's place can go" "$FIRN" unmap b:whole
+
 # --- again, and back, by the guests --------------------------------------------------
 told "b severs what it adopted" "cap owned=1 sealed=0 pages=$pages" \
     b sever got back
@@ -128,7 +141,7 @@ for v in view cow; do
 done
 works "then it can be severed" "$FIRN" sever a:e
 refused "sever of segment 0" 1 "segment 0" "$FIRN" sever a:0
-refused "unmap of a segment" 1 "is a segment" "$FIRN" unmap b:d
+refused "unmap of a segment" 1 "is a segment" "$FIRN" unmap b:0
 refused "adopt of nothing" 1 "no snapshot" "$FIRN" adopt b none
 told "a fills e again" filled a fill e 1
 "$FIRN" sever a:e --name e >/dev/null
@@ -195,6 +208,11 @@ now_is() {
 	fds
 	"$FIRN" segments a --json | jq -c '[.segments[] | [.name, .size]]'
 	"$FIRN" segments b --json | jq -c '[.segments[] | [.name, .size]]'
+	"$FIRN" stats --json |
+	    jq -c '[.reserved_bytes, .layers, .layer_bytes, .snapshots]'
+}
+is_as_before() {
+	[ "$(now_is)" = "$before" ]
 }
 told "a fills d to hand it over" filled a fill d 12
 works "there and back" there_and_back
@@ -203,9 +221,11 @@ before=$(now_is)
 for ((i = 0; i < rounds; i++)); do
 	there_and_back >/dev/null || { not_ok "hand-over $i" "it failed"; break; }
 done
+until_true 10 is_as_before
 is "hand-overs leave nothing" "$(now_is)" "$before"
 told "the memory is the same" ok a check d 12
 told "hand-overs within a VM" looped a loop e 100 100
+until_true 10 is_as_before
 is "leave nothing" "$(now_is)" "$before"
 for v in a b; do
 	works "$v ends" "$FIRN" kill $v
