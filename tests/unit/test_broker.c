@@ -317,6 +317,19 @@ static void put_page(int fd, uint64_t index, uint64_t tag)
 	    PAGE_SIZE);
 }
 
+/* A page that was just written may be held by the kernel for a moment, on a
+ * busy machine for longer. */
+static int seal(int fd)
+{
+	int rc = fcntl(fd, F_ADD_SEALS, (long)SEALS);
+
+	for (int i = 0; i < 1000 && rc != 0 && errno == EBUSY; i++) {
+		(void)usleep(1000);
+		rc = fcntl(fd, F_ADD_SEALS, (long)SEALS);
+	}
+	return rc;
+}
+
 static int new_layer(uint64_t npages)
 {
 	int fd = memfd_create("layer", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -539,7 +552,7 @@ static void answer_freeze(struct fake *f)
 	if (how == PIPE_SETS)
 		assert_true(dup3(p[0], fds[2], O_CLOEXEC) >= 0);
 	if (how != UNSEALED)
-		(void)fcntl(fds[1], F_ADD_SEALS, (long)SEALS);
+		(void)seal(fds[1]);
 	if (how == RUNS_PIPE)
 		assert_true(dup3(p[0], fds[0], O_CLOEXEC) >= 0);
 	if (how == LAYER_PIPE)
@@ -2103,7 +2116,7 @@ static int import_file(const uint64_t *truth)
 	for (uint64_t i = 0; i < NPAGES; i++)
 		if (truth[i] != 0)
 			put_page(fd, i, truth[i]);
-	assert_int_equal(fcntl(fd, F_ADD_SEALS, (long)SEALS), 0);
+	assert_int_equal(seal(fd), 0);
 	return fd;
 }
 
