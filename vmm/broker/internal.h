@@ -346,7 +346,8 @@ void store_end(struct broker *b); /* there are no workers any more */
 /* The mark that began then is done: answer who waited for it. */
 void stats_marked(struct broker *b, uint64_t began_ns);
 /* --- relay.c */
-/* Pins of each file that its places can be moved from; from the heap, or NULL. */
+/* Pins of each file that its places can be moved from; from the heap, or NULL.
+ */
 uint32_t *relay_pins(struct broker *b);
 /* Move places over from files that nothing is in any more. */
 void relay_places(struct broker *b);

@@ -492,7 +492,7 @@ static int add_run(struct tidy *t, const struct page_run *r)
 		last->npages += r->npages;
 		return 0;
 	}
-	if (t->nruns == t->runs_cap) {
+	if (t->run == NULL || t->nruns == t->runs_cap) {
 		size_t cap = t->runs_cap == 0 ? 256 : t->runs_cap * 2;
 		struct page_run *p = realloc(t->run, cap * sizeof(*p));
 
@@ -538,7 +538,7 @@ static int add_to(struct tidy *t, struct tlayer *l, const struct layer_piece *p,
 	    .index = p->at + (first - p->first),
 	    .layer = p->file};
 
-	if (!l->moves)
+	if (l->to == NULL) /* it does not move */
 		return 0;
 	if (!t->file[p->file].chosen) {
 		if (last == NULL || last->first != p->first)
