@@ -153,7 +153,7 @@ works "an exact comparison" "$FIRN" diff e e --exact
 is "seals it" "$(stat_of e owned)" false
 told "a fills e again" filled a fill e 2
 "$FIRN" sever a:e --name e2 >/dev/null
-refused "a launch that fails" 1 "" "$FIRN" run --detach --give x=e2 /bin/true
+refused "a launch that fails" 1 "" "$FIRN" run --detach --give x=e2 "$0"
 is "gives nothing away" "$(stat_of e2 owned)" true
 hander c 7 --give x=e2
 refused "a launch moves it" 1 "no snapshot" "$FIRN" show e2
