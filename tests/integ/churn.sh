@@ -62,10 +62,13 @@ is "held: at most twice what is reachable, what is pinned, and 4 MiB" \
     <<<"$stats")" true
 is "descriptors as before, or fewer than merging allows" \
     "$(($(descriptors) <= fds + 128))" 1
-if [ -z "${SANITIZED:-}" ]; then
-	is "memory of firnd as before" "$(($(rss) <= kib + 4096))" 1
-else
+if [ -n "${SANITIZED:-}" ]; then
 	echo "skip memory of firnd as before: a sanitizer keeps what is freed"
+elif [ "$SCALE" = small ]; then
+	echo "skip memory of firnd as before: so few cycles tell nothing," \
+	    "the heap grows by the first copy that comes after the count"
+else
+	is "memory of firnd as before" "$(($(rss) <= kib + 4096))" 1
 fi
 
 # --- against the kernel ---------------------------------------------------------
