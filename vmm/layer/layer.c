@@ -1,79 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-#include "vmm/layer/layer.h"
-
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/magic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "vmm/core/cleanup.h"
-
-/* Since Linux 6.3 a system's policy may add it to every memfd; it says that
- * the file's mode has no x bits and is no business of ours. */
-#ifndef F_SEAL_EXEC
-#define F_SEAL_EXEC 0x0020
-#endif
-
-#define SEALS_REQUIRED                                                         \
-	(F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
-#define SEALS_OWNED (F_SEAL_SHRINK | F_SEAL_GROW)
-/* memfd_create(2) gives others. */
-#define MODE_OWNED  (S_IFREG | S_IRUSR | S_IWUSR)
-
-#define SLOTS_START 64
-#define NO_SLOT     UINT32_MAX
-
-/* On one of two lists, linked by next: its bucket (held), free. */
-struct slot {
-	uint64_t holds;   /* 0: free */
-	uint64_t entries; /* of holds: those of page maps */
-	uint64_t npages;
-	uint64_t born;             /* CLOCK_MONOTONIC, ns */
-	struct layer_piece *piece; /* (one) or from the heap */
-	struct layer_piece one;
-	uint32_t npieces; /* 0: taken */
-	uint32_t id;
-	uint32_t next;
-	bool owned;
-};
-
-/* Lives while a piece is in it or it is held; then on the list to reap, then
- * free. */
-struct file {
-	uint64_t npages;
-	uint64_t bytes;
-	uint32_t npieces;
-	uint32_t holds; /* pins counted */
-	uint32_t pins;
-	uint32_t next;
-	uint32_t whose;
-	int fd;
-	bool opened;
-	bool owned;
-};
-
-struct layer_set {
-	struct map_ops ops;
-	struct slot *slot;
-	uint32_t *bucket; /* heads, by id modulo cap */
-	uint32_t cap;     /* of both arrays; a power of two */
-	uint32_t free_head;
-	uint32_t last_id;
-	struct file *file;
-	uint32_t file_cap;
-	uint32_t file_free;
-	uint32_t reap_head;
-	uint32_t reap_tail;
-	struct layer_totals sum;
-};
+#include "vmm/layer/internal.h"
 
 static uint32_t *bucket_of(const struct layer_set *set, uint32_t id)
 {
@@ -101,12 +35,6 @@ static void push_free(struct layer_set *set, uint32_t i)
 {
 	set->slot[i] = (struct slot){.next = set->free_head};
 	set->free_head = i;
-}
-
-static void push_file_free(struct layer_set *set, uint32_t i)
-{
-	set->file[i] = (struct file){.fd = -1, .next = set->file_free};
-	set->file_free = i;
 }
 
 /* Slots moved: those of one piece have it in themselves. */
@@ -141,20 +69,6 @@ static int set_grow(struct layer_set *set, uint32_t cap)
 			push_bucket(set, i);
 	for (uint32_t i = cap; i-- > was;)
 		push_free(set, i);
-	return 0;
-}
-
-static int files_grow(struct layer_set *set, uint32_t cap)
-{
-	struct file *file = realloc(set->file, cap * sizeof(*file));
-	uint32_t was = set->file_cap;
-
-	if (file == NULL)
-		return -ENOMEM;
-	set->file = file;
-	set->file_cap = cap;
-	for (uint32_t i = cap; i-- > was;)
-		push_file_free(set, i);
 	return 0;
 }
 
@@ -248,107 +162,6 @@ void layer_set_totals(const struct layer_set *set, struct layer_totals *out)
 	    set->sum.table_bytes * sizeof(struct layer_piece);
 }
 
-/* --- files ---------------------------------------------------------------- */
-
-static struct file *file_of(const struct layer_set *set, uint32_t file)
-{
-	assert(file < set->file_cap && set->file[file].fd >= 0);
-	return &set->file[file];
-}
-
-static bool is_pinned(const struct file *f)
-{
-	return f->pins != 0 || f->opened;
-}
-
-static void append_reap(struct layer_set *set, uint32_t i)
-{
-	set->file[i].next = NO_SLOT;
-	if (set->reap_tail == NO_SLOT)
-		set->reap_head = i;
-	else
-		set->file[set->reap_tail].next = i;
-	set->reap_tail = i;
-}
-
-/* Count (f) as pinned or not, now that it is or is not: (was) says how it was
- * counted. */
-static void count_pinned(struct layer_set *set, const struct file *f, bool was)
-{
-	if (is_pinned(f) == was)
-		return;
-	if (was) {
-		set->sum.pinned_files--;
-		set->sum.pinned_bytes -= f->bytes;
-	} else {
-		set->sum.pinned_files++;
-		set->sum.pinned_bytes += f->bytes;
-	}
-}
-
-/* A piece or a hold fewer. */
-static void file_settle(struct layer_set *set, uint32_t i)
-{
-	struct file *f = &set->file[i];
-	bool was = is_pinned(f);
-
-	if (f->npieces == 0)
-		f->opened = false;
-	count_pinned(set, f, was);
-	if (f->npieces == 0 && f->holds == 0)
-		append_reap(set, i);
-}
-
-void lfile_get(struct layer_set *set, uint32_t file)
-{
-	file_of(set, file)->holds++;
-}
-
-void lfile_put(struct layer_set *set, uint32_t file)
-{
-	struct file *f = file_of(set, file);
-
-	assert(f->holds > f->pins);
-	f->holds--;
-	file_settle(set, file);
-}
-
-void lfile_pin(struct layer_set *set, uint32_t file)
-{
-	struct file *f = file_of(set, file);
-	bool was = is_pinned(f);
-
-	f->holds++;
-	f->pins++;
-	count_pinned(set, f, was);
-}
-
-void lfile_unpin(struct layer_set *set, uint32_t file)
-{
-	struct file *f = file_of(set, file);
-	bool was = is_pinned(f);
-
-	assert(f->pins > 0);
-	f->holds--;
-	f->pins--;
-	count_pinned(set, f, was);
-	file_settle(set, file);
-}
-
-void lfile_opened(struct layer_set *set, uint32_t file)
-{
-	struct file *f = file_of(set, file);
-	bool was = is_pinned(f);
-
-	f->opened = f->npieces != 0;
-	count_pinned(set, f, was);
-}
-
-void lfile_belongs(struct layer_set *set, uint32_t file, uint32_t whose)
-{
-	file_of(set, file)->whose = whose;
-}
-
 void layer_belongs(struct layer_set *set, uint32_t id, uint32_t whose)
 {
 	const struct slot *s = find_slot(set, id);
@@ -357,130 +170,7 @@ void layer_belongs(struct layer_set *set, uint32_t id, uint32_t whose)
 	lfile_belongs(set, s->piece->file, whose);
 }
 
-int lfile_fd(const struct layer_set *set, uint32_t file)
-{
-	return file_of(set, file)->fd;
-}
-
-void lfile_stat(
-    const struct layer_set *set, uint32_t file, struct lfile_stat *out)
-{
-	const struct file *f = file_of(set, file);
-
-	*out = (struct lfile_stat){
-	    .npages = f->npages,
-	    .bytes = f->bytes,
-	    .npieces = f->npieces,
-	    .pins = f->pins,
-	    .whose = f->whose,
-	    .opened = f->opened,
-	    .owned = f->owned,
-	};
-}
-
-bool lfile_next(const struct layer_set *set, uint32_t *pos, uint32_t *file)
-{
-	for (; *pos < set->file_cap; (*pos)++) {
-		const struct file *f = &set->file[*pos];
-
-		if (f->npieces == 0 && f->holds == 0)
-			continue;
-		*file = (*pos)++;
-		return true;
-	}
-	return false;
-}
-
-int layer_reap_take(struct layer_set *set)
-{
-	uint32_t i = set->reap_head;
-	struct file *f;
-	int fd;
-
-	if (i == NO_SLOT)
-		return -1;
-	f = &set->file[i];
-	set->reap_head = f->next;
-	if (set->reap_head == NO_SLOT)
-		set->reap_tail = NO_SLOT;
-	set->sum.files--;
-	set->sum.bytes -= f->bytes;
-	fd = f->fd;
-	push_file_free(set, i);
-	return fd;
-}
-
 /* --- adopt ---------------------------------------------------------------- */
-
-/* Whether (fd) is a memfd with exactly those seals. A file on a tmpfs has
- * F_SEAL_SEAL alone, one elsewhere cannot have seals. */
-static int check_seals(int fd, int required, struct err *e)
-{
-	struct statfs fs;
-	int seals = fcntl(fd, F_GET_SEALS);
-
-	if (seals < 0 && errno == EBADF)
-		return err_set(e, -EBADF, "the layer's descriptor is not open");
-	if (seals < 0 || fstatfs(fd, &fs) != 0 || fs.f_type != TMPFS_MAGIC)
-		return err_set(
-		    e, -EINVAL, "the layer is not a memfd of ordinary pages");
-	if ((seals & ~F_SEAL_EXEC) != required)
-		return err_set(e, -EPERM,
-		    "the layer has seals %#x; it needs exactly %#x (%s)",
-		    (unsigned)seals, (unsigned)required,
-		    required == SEALS_OWNED ? "shrink, grow"
-					    : "write, shrink, grow, seal");
-	return 0;
-}
-
-static int check_size(int fd, uint64_t claimed, struct file *out, struct err *e)
-{
-	struct stat sb;
-	uint64_t size;
-
-	if (fstat(fd, &sb) != 0)
-		return err_set(e, -errno, "layer: fstat: %s", strerror(errno));
-	size = (uint64_t)sb.st_size;
-	if (size == 0 || size % PAGE_SIZE != 0)
-		return err_set(e, -EINVAL,
-		    "the layer's size, %llu bytes, is not a number of pages",
-		    (unsigned long long)size);
-	out->npages = size / PAGE_SIZE;
-	out->bytes = (uint64_t)sb.st_blocks * 512;
-	if (out->npages < claimed || out->npages > LAYER_NPAGES_MAX)
-		return err_set(e, -ERANGE,
-		    "the layer has %llu pages; %llu to %llu are right",
-		    (unsigned long long)out->npages,
-		    (unsigned long long)claimed, LAYER_NPAGES_MAX);
-	return 0;
-}
-
-/* A description of our own: O_RDONLY or O_RDWR. */
-static int reopen(int fd, int flags, struct err *e)
-{
-	char path[32];
-	int own;
-
-	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	own = open(path, flags | O_CLOEXEC);
-	if (own < 0)
-		return err_set(
-		    e, -errno, "cannot re-open the layer: %s", strerror(errno));
-	return own;
-}
-
-static int reserve_file(struct layer_set *set, struct err *e)
-{
-	if (set->file_free != NO_SLOT)
-		return 0;
-	if (set->file_cap >= FILES_MAX)
-		return err_set(e, -ENOSPC,
-		    "layers are in %u files already; drop snapshots or views",
-		    (unsigned)FILES_MAX);
-	if (files_grow(set, set->file_cap * 2) != 0)
-		return err_set(e, -ENOMEM, "no memory for the layers' table");
-	return 0;
-}
 
 static int reserve_slot(struct layer_set *set, struct err *e)
 {
@@ -505,31 +195,19 @@ static uint32_t next_id(struct layer_set *set)
 	return set->last_id;
 }
 
-/* (f) gets a slot, which was reserved. */
-static uint32_t enter_file(struct layer_set *set, const struct file *f)
-{
-	uint32_t i = set->file_free;
-
-	set->file_free = set->file[i].next;
-	set->file[i] = *f;
-	set->sum.files++;
-	set->sum.bytes += f->bytes;
-	return i;
-}
-
 static int adopt_file(struct layer_set *set, int fd, uint64_t claimed,
     uint32_t *file, struct err *e)
 {
 	struct file f = {.holds = 1};
-	int rc = check_seals(fd, SEALS_REQUIRED, e);
+	int rc = memory_seals(fd, SEALS_REQUIRED, e);
 
 	if (rc == 0)
-		rc = check_size(fd, claimed, &f, e);
+		rc = memory_size(fd, claimed, &f, e);
 	if (rc == 0)
 		rc = reserve_file(set, e);
 	if (rc != 0)
 		return rc;
-	f.fd = reopen(fd, O_RDONLY, e);
+	f.fd = memory_reopen(fd, O_RDONLY, e);
 	if (f.fd < 0)
 		return f.fd;
 	*file = enter_file(set, &f);
@@ -587,78 +265,25 @@ int layer_adopt(
 
 /* --- owned ---------------------------------------------------------------- */
 
-int layer_memory(uint64_t npages, struct err *e)
-{
-	AUTO_CLOSE int made =
-	    memfd_create("firn", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-
-	if (made < 0 || ftruncate(made, (off_t)(npages * PAGE_SIZE)) != 0 ||
-	    fchmod(made, MODE_OWNED & ~S_IFMT) != 0 ||
-	    fcntl(made, F_ADD_SEALS, SEALS_OWNED) != 0)
-		return err_set(e, -errno, "no memory for %llu pages: %s",
-		    (unsigned long long)npages, strerror(errno));
-	return reopen(made, O_RDWR, e);
-}
-
-/* Only what was made by layer_memory() has no description that a lease does not
- * see. */
-static int check_made(int fd, struct err *e)
-{
-	struct stat sb;
-
-	if (fstat(fd, &sb) != 0)
-		return err_set(e, -errno, "layer: fstat: %s", strerror(errno));
-	if (sb.st_mode != MODE_OWNED || sb.st_uid != geteuid())
-		return err_set(e, -EPERM,
-		    "the memory was not made by the broker: it cannot be told "
-		    "who else has it");
-	return 0;
-}
-
-/*
- * Replace (*fd) by a description of our own and ask for a lease on it, which
- * the kernel grants only where no other description of the file exists, be it
- * as a descriptor or as a mapping. What was given is closed first: it would be
- * one, and it may be the same as one that is kept elsewhere.
- */
-static int prove_alone(int *fd, struct err *e)
-{
-	int own = reopen(*fd, O_RDWR, e);
-
-	if (own < 0)
-		return own;
-	(void)close(*fd);
-	*fd = own;
-	if (fcntl(own, F_SETLEASE, F_WRLCK) < 0)
-		return err_set(e, errno == EAGAIN ? -EBUSY : -errno,
-		    "the memory is still in somebody else's hands, who has a "
-		    "descriptor or a mapping of it (%s)",
-		    strerror(errno));
-	if (fcntl(own, F_SETLEASE, F_UNLCK) < 0)
-		return err_set(
-		    e, -errno, "cannot end a lease: %s", strerror(errno));
-	return 0;
-}
-
 int layer_adopt_owned(struct layer_set *set, int *fd, uint64_t npages,
     uint32_t *id, struct err *e)
 {
 	struct file f = {.holds = 1, .owned = true};
-	int rc = check_seals(*fd, SEALS_OWNED, e);
+	int rc = memory_seals(*fd, SEALS_OWNED, e);
 
 	if (rc == 0)
-		rc = check_made(*fd, e);
+		rc = memory_made(*fd, e);
 	if (rc == 0)
-		rc = check_size(*fd, npages, &f, e);
+		rc = memory_size(*fd, npages, &f, e);
 	if (rc == 0)
 		rc = reserve_slot(set, e);
 	if (rc == 0)
 		rc = reserve_file(set, e);
 	if (rc == 0)
-		rc = prove_alone(fd, e);
+		rc = memory_alone(fd, e);
 	/* Nobody can add a seal now: what was true before may not be. */
 	if (rc == 0)
-		rc = check_seals(*fd, SEALS_OWNED, e);
+		rc = memory_seals(*fd, SEALS_OWNED, e);
 	if (rc != 0)
 		return rc;
 	f.fd = *fd;
@@ -690,19 +315,7 @@ int layer_prove(struct layer_set *set, uint32_t id, struct err *e)
 
 	if (f == NULL)
 		return err_set(e, -ENOENT, "there is no owned layer %u", id);
-	return prove_alone(&f->fd, e);
-}
-
-int layer_seal_fd(int fd, struct err *e)
-{
-	int seals = fcntl(fd, F_GET_SEALS);
-
-	if (seals >= 0 && (seals & SEALS_REQUIRED) == SEALS_REQUIRED)
-		return 0; /* an earlier attempt got as far */
-	if (fcntl(fd, F_ADD_SEALS, SEALS_REQUIRED) < 0)
-		return err_set(
-		    e, -errno, "cannot seal the memory: %s", strerror(errno));
-	return 0;
+	return memory_alone(&f->fd, e);
 }
 
 int layer_sealed(struct layer_set *set, uint32_t id, struct err *e)
@@ -713,11 +326,11 @@ int layer_sealed(struct layer_set *set, uint32_t id, struct err *e)
 
 	if (f == NULL)
 		return err_set(e, -ENOENT, "there is no owned layer %u", id);
-	rc = check_seals(f->fd, SEALS_REQUIRED, e);
+	rc = memory_seals(f->fd, SEALS_REQUIRED, e);
 	if (rc == 0)
-		rc = check_size(f->fd, f->npages, &now, e);
+		rc = memory_size(f->fd, f->npages, &now, e);
 	if (rc == 0) {
-		now.fd = reopen(f->fd, O_RDONLY, e);
+		now.fd = memory_reopen(f->fd, O_RDONLY, e);
 		rc = now.fd < 0 ? now.fd : 0;
 	}
 	if (rc != 0)
@@ -742,7 +355,7 @@ int layer_take(struct layer_set *set, uint32_t id)
 	set->sum.bytes -= f->bytes;
 	set->sum.pieces--;
 	find_slot(set, id)->npieces = 0;
-	push_file_free(set, (uint32_t)(f - set->file));
+	file_free_push(set, (uint32_t)(f - set->file));
 	return fd;
 }
 
