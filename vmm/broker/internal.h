@@ -11,6 +11,7 @@
 #define VMM_BROKER_INTERNAL_H
 
 #include <jansson.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -375,7 +376,7 @@ int link_send(struct link *l, const struct wire_msg *m, const void *payload,
 /* Send what waits. Not 0: a packet could not be sent and is lost. */
 int link_flush(struct link *l);
 
-/* --- vm.c: monitors ---------------------------------------------------------
+/* --- vm.c: VMs -------------------------------------------------------------
  */
 struct bvm *vm_by_id(struct broker *b, uint64_t id);
 struct bvm *vm_find(
@@ -384,24 +385,54 @@ struct bvm *vm_find(
  * is answered. */
 struct bvm *req_vm(struct broker *b, struct ctl_req *rq, bool live);
 const char *vm_state_name(enum vm_state s);
+void vm_kill(struct broker *b, struct bvm *vm);
+/* The monitor is gone and reaped: release all it held, tell who asked. */
+void vm_end(struct broker *b, struct bvm *vm);
+/* Forget one that ended, once nothing on the stack can have it. */
+void vm_bury(struct broker *b, struct bvm *vm);
+void vm_killer_fired(void *vm); /* its time to end by itself is over */
+void vms_detach(struct broker *b, struct ctl_conn *conn);
+int vms_init(struct broker *b, struct err *e);
+void vms_free(struct broker *b);
+
+/* --- report.c ---------------------------------------------------------------
+ */
+json_t *vm_end_json(const struct bvm *vm);
+
+/* --- launch.c ---------------------------------------------------------------
+ */
+/* Let go of what waited to be sent, and answer who waits for a launch that
+ * came to nothing; both do nothing where there is nothing. */
+void launch_drop(struct bvm *vm);
+void launch_failed(struct bvm *vm);
+
+/* --- places.c ---------------------------------------------------------------
+ */
 struct bplace *place_by_id(struct bvm *vm, uint32_t id);
 struct bplace *place_find(struct bvm *vm, const char *ref, struct err *e);
 struct bplace *place_add(struct broker *b, struct bvm *vm,
     const struct wire_segment *s, struct lineage *l, struct err *e);
 void place_end(struct broker *b, struct bvm *vm, struct bplace *p);
+
+/* --- monitor.c --------------------------------------------------------------
+ */
+/* Start one for (vm): 0, or an error and nothing runs. */
+int monitor_start(struct broker *b, struct bvm *vm, struct err *e);
 int vm_ask(struct bvm *vm, uint16_t type, const void *payload, uint32_t len,
     const int *fds, uint32_t nfds, reply_fn *fn, void *ctx, struct err *e);
 int vm_send(struct bvm *vm, uint16_t type, uint32_t seq, int64_t status,
     const void *payload, uint32_t len, const int *fds, uint32_t nfds);
-void vm_kill(struct broker *b, struct bvm *vm);
 /* The status of (p) as an error, with the monitor's reason; 0 if it is one. */
 int packet_err(const struct wire_packet *p, struct err *e);
-/* Are the descriptors there that an answer may bring? */
-bool reserve_ok(struct broker *b);
-void vms_detach(struct broker *b, struct ctl_conn *conn);
-int vms_init(struct broker *b, struct err *e);
-void vms_free(struct broker *b);
-json_t *vm_end_json(const struct bvm *vm);
+/* Nobody will answer what (vm) was asked. */
+void monitor_fail_calls(struct broker *b, struct bvm *vm);
+/* Why a monitor that said nothing of its end ended. */
+void monitor_unsaid(struct bvm *vm, const siginfo_t *si);
+/* Descriptors kept aside, so that those of an answer find room: keep, let go;
+ * are they all there? */
+void fds_reserve(struct broker *b);
+void fds_release(struct broker *b);
+bool fds_reserved(struct broker *b);
 
 uint64_t now_ns(void); /* CLOCK_MONOTONIC */
 

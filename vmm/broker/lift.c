@@ -492,7 +492,7 @@ int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
 	}
 	if (sever && sever_check(b, vm, p, e) != 0)
 		return e->code;
-	if (!reserve_ok(b))
+	if (!fds_reserved(b))
 		return err_set(e, -EMFILE,
 		    "firnd has too few descriptors left; drop snapshots");
 	op = calloc(1, sizeof(*op));

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/* Places as the broker sees them: what a VM shows where. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vmm/broker/internal.h"
+
+struct bplace *place_by_id(struct bvm *vm, uint32_t id)
+{
+	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+		if (vm->place[i].used && vm->place[i].id == id)
+			return &vm->place[i];
+	return NULL;
+}
+
+struct bplace *place_find(struct bvm *vm, const char *ref, struct err *e)
+{
+	char id[16];
+
+	if (ref == NULL || ref[0] == '\0')
+		ref = "0";
+	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++) {
+		struct bplace *p = &vm->place[i];
+
+		if (!p->used)
+			continue;
+		(void)snprintf(id, sizeof(id), "%" PRIu32, p->id);
+		if (strcmp(ref, id) == 0 || strcmp(ref, p->name) == 0)
+			return p;
+	}
+	(void)err_set(e, -ENOENT,
+	    "no segment '%.64s' in this VM; `firn segments` lists them", ref);
+	return NULL;
+}
+
+struct bplace *place_add(struct broker *b, struct bvm *vm,
+    const struct wire_segment *s, struct lineage *l, struct err *e)
+{
+	struct bplace *p = NULL;
+
+	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX && p == NULL; i++)
+		if (!vm->place[i].used)
+			p = &vm->place[i];
+	if (p == NULL)
+		return err_set(e, -ENOSPC, "a VM has at most %u segments",
+			   WIRE_SEGMENTS_MAX),
+		       NULL;
+	*p = (struct bplace){.id = s->id,
+	    .flags = s->flags,
+	    .gpa = s->gpa,
+	    .npages = s->size / PAGE_SIZE};
+	memcpy(p->name, s->name, sizeof(p->name));
+	p->name[sizeof(p->name) - 1] = '\0';
+	if (s->size % PAGE_SIZE != 0 || map_zero(p->npages, &p->cur) != 0)
+		return err_set(e, -EINVAL,
+			   "a segment has a whole number of pages, at least 1, "
+			   "and at most 1 TiB"),
+		       NULL;
+	p->lineage = l != NULL ? lineage_get(l) : lineage_new();
+	if (p->lineage == NULL)
+		return err_set(e, -ENOMEM, "no memory for a segment"), NULL;
+	p->whose = layers_of(vm->home->uid);
+	p->used = true;
+	(void)b;
+	return p;
+}
+
+void place_end(struct broker *b, struct bvm *vm, struct bplace *p)
+{
+	if ((p->flags & FIRN_SEG_VIEW_RO) == 0)
+		bank_release(b, vm, p->npages * PAGE_SIZE);
+	steps_free(b, p);
+	for (uint32_t i = 0; i < CURSORS_MAX; i++) {
+		if (p->cursor[i].exact)
+			map_put(&b->store, &p->cursor[i].base);
+		if (p->cursor[i].owes)
+			(void)close(p->cursor[i].owed);
+	}
+	map_put(&b->store, &p->cur);
+	if (p->has_severed)
+		map_put(&b->store, &p->severed);
+	place_unpin(b, p);
+	snap_put(b, p->shown);
+	kin_put(p->kin);
+	kin_sets_free(&p->told);
+	lineage_put(p->lineage);
+	*p = (struct bplace){0};
+	layers_reap(b);
+}
