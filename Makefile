@@ -162,7 +162,9 @@ wraps = $(addprefix -Wl$(comma)--wrap=,$(shell sed -n 's|^/\* wrap: \(.*\) \*/$$
 $O/tests/%: $O/host/tests/unit/%.o $O/libfirn.a $O/libvmm.a
 	@mkdir -p $(@D)
 	@echo "  LD   $@"
-	$Q$(CC) $(ldflags) $^ $(wraps) $(libs) -lcmocka -o $@
+	$Q$(CC) $(ldflags) $(filter %.o,$^) $(filter %.a,$^) $(wraps) $(libs) -lcmocka -o $@
+# The tests of the broker share a world.
+$(filter $O/tests/test_broker%,$(unit_tests:%=$O/tests/%)): $O/host/tests/unit/broker_world.o
 $O/model/%: $O/host/tests/model/%.o $O/libfirn.a $O/libvmm.a
 	@mkdir -p $(@D)
 	@echo "  LD   $@"
