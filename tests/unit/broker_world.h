@@ -16,6 +16,7 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 
+#include "shared/page/run.h"
 #include "vmm/broker/broker.h"
 #include "vmm/core/loop.h"
 #include "vmm/wire/wire.h"
