@@ -65,7 +65,7 @@ static bool blind_stops(void *ctx)
 {
 	struct blind *b = ctx;
 
-	return b->stop(b->stop_ctx);
+	return b->stop != NULL && b->stop(b->stop_ctx);
 }
 
 int meld_blind(const struct map *base, const struct map *m, map_stop_fn *stop,

@@ -30,8 +30,8 @@ int meld_conflicts(const struct kin_sets *a, const struct kin_sets *b,
 
 /*
  * For one that was not tracked: as writes the pages that (base) and (m) have
- * not in the same place, and no reads. (stop) as for map_diff_until(). -ENOMEM,
- * -E2BIG, -ECANCELED.
+ * not in the same place, and no reads. (stop) as for map_diff_until(), or NULL.
+ * -ENOMEM, -E2BIG, -ECANCELED.
  */
 int meld_blind(const struct map *base, const struct map *m, map_stop_fn *stop,
     void *stop_ctx, struct kin_sets *out);
