@@ -622,8 +622,10 @@ static void settle_owned(struct world *w, struct snap *s)
 {
 	int v = (int)rnd(w, NVMS);
 	struct firn_segment seg = {.size = s->npages * PAGE};
+	struct firn_map_result r;
+	struct firn_error e = {0};
 	struct place *p;
-	json_t *r;
+	int copied = 1;
 
 	if (count_places(w, v) >= PLACES_MAX || rnd(w, 3) == 0) {
 		json_decref(rig_call(&w->g, "snapshot.diff",
@@ -633,14 +635,12 @@ static void settle_owned(struct world *w, struct snap *s)
 		assert_false(is_owned(w, s));
 		return;
 	}
-	r = rig_call(&w->g, "view.adopt",
-	    json_pack(
-		"{s:s,s:s}", "vm", w->vm[v].ref, "snapshot", num(s->id).s),
-	    NULL, 0);
-	assert_false(json_is_true(json_object_get(r, "copied_on_write")));
-	seg.id = (uint32_t)rig_u64(r, "view");
-	seg.gpa = rig_u64(r, "gpa");
-	json_decref(r);
+	if (firn_adopt(
+		w->g.conn, w->vm[v].ref, num(s->id).s, 0, &r, &copied, &e))
+		wrong(w, "%s", e.msg);
+	assert_int_equal(copied, 0);
+	seg.id = (uint32_t)r.view;
+	seg.gpa = r.gpa;
 	p = new_place(w, v, &seg, NULL);
 	memcpy(p->now, s->bytes, len_of(p));
 	p->adopted = true;
@@ -680,15 +680,16 @@ static void take_owned(struct world *w, struct snap *s, int v)
 {
 	struct model_req q = {.op = MODEL_DESCRIBE, .a = (uint64_t)s->cap[v]};
 	struct firn_cap_info info;
+	struct firn_error e = {0};
+	int moved = 0;
 
 	assert_int_equal(guest(&w->vm[v], &q, NULL, &info, sizeof(info)), 0);
 	if (!info.owned)
 		return;
 	assert_int_equal(info.sealed, 0);
-	json_decref(rig_call(&w->g, "vm.take",
-	    json_pack(
-		"{s:s,s:s}", "vm", w->vm[v].ref, "snapshot", num(s->id).s),
-	    NULL, 0));
+	if (firn_take(w->g.conn, w->vm[v].ref, num(s->id).s, NULL, &moved, &e))
+		wrong(w, "%s", e.msg);
+	assert_int_equal(moved, 1);
 	assert_true(guest(&w->vm[v], &q, NULL, &info, sizeof(info)) < 0);
 	s->cap[v] = -1;
 	s->client = true;

@@ -230,6 +230,28 @@ static void op_map(void *ctx, struct ctl_req *rq)
 	    NULL, 0);
 }
 
+static void op_adopt(void *ctx, struct ctl_req *rq)
+{
+	(void)ctx;
+	ctl_reply(rq,
+	    json_pack("{s:i, s:I, s:i, s:i, s:i, s:b}", "view", 4, "gpa",
+		(json_int_t)ctl_int(rq, "gpa", 7), "pages", 1, "extents", 2,
+		"map_ns", 3, "copied_on_write", (int)ctl_has(rq, "gpa")),
+	    NULL, 0);
+}
+
+/* Moved where it keeps its name; of "bad" the answer is nonsense. */
+static void op_hand(void *ctx, struct ctl_req *rq)
+{
+	(void)ctx;
+	if (strcmp(ctl_str(rq, "snapshot"), "bad") == 0)
+		ctl_reply(rq, json_pack("{s:i}", "moved", 1), NULL, 0);
+	else
+		ctl_reply(rq,
+		    json_pack("{s:b}", "moved", (int)!ctl_has(rq, "name")),
+		    NULL, 0);
+}
+
 /* "a" chooses the answer. */
 static void op_diff(void *ctx, struct ctl_req *rq)
 {
@@ -287,6 +309,8 @@ static const struct ctl_param freeze_p[] = {REQUIRED("vm", CTL_STRING),
 static const struct ctl_param map_p[] = {REQUIRED("vm", CTL_STRING),
     REQUIRED("snapshot", CTL_STRING), OPT("cow", CTL_BOOL),
     OPT("gpa", CTL_SIZE), {0}};
+static const struct ctl_param hand_p[] = {REQUIRED("vm", CTL_STRING),
+    REQUIRED("snapshot", CTL_STRING), OPT("name", CTL_STRING), {0}};
 static const struct ctl_param unmap_p[] = {
     REQUIRED("vm", CTL_STRING), REQUIRED("view", CTL_STRING), {0}};
 static const struct ctl_param diff_p[] = {REQUIRED("a", CTL_STRING),
@@ -325,6 +349,9 @@ static const struct ctl_op ops[] = {
     OP("segment.sever", freeze_p, op_freeze),
     OP("view.map", map_p, op_map),
     OP("view.unmap", unmap_p, op_stop),
+    OP("view.adopt", map_p, op_adopt),
+    OP("vm.give", hand_p, op_hand),
+    OP("vm.take", hand_p, op_hand),
     OP("snapshot.diff", diff_p, op_diff),
     OP("dirty.query", dirty_p, op_dirty),
     OP("stop", NULL, op_stop),
@@ -546,6 +573,32 @@ static void test_typed(void **state)
 	assert_int_equal(firn_unmap(x->c, "v", "3", &x->e), 0);
 }
 
+static void test_hands(void **state)
+{
+	struct firn_map_result m;
+	struct fix *x = *state;
+	int flag = -1;
+
+	assert_int_equal(firn_adopt(x->c, "v", "s", 0, &m, &flag, NULL), 0);
+	assert_int_equal(m.view, 4);
+	assert_int_equal(m.gpa, 7);
+	assert_int_equal(flag, 0);
+	assert_int_equal(firn_adopt(x->c, "v", "s", 4096, &m, &flag, NULL), 0);
+	assert_int_equal(m.gpa, 4096);
+	assert_int_equal(flag, 1);
+	assert_int_equal(firn_adopt(x->c, "v", "s", 0, &m, NULL, NULL), 0);
+	assert_int_equal(firn_give(x->c, "v", "s", NULL, &flag, NULL), 0);
+	assert_int_equal(flag, 1);
+	assert_int_equal(firn_take(x->c, "v", "s", "n", &flag, NULL), 0);
+	assert_int_equal(flag, 0);
+	assert_int_equal(firn_take(x->c, "v", "s", "n", NULL, NULL), 0);
+	assert_int_equal(
+	    firn_give(x->c, "v", "bad", NULL, &flag, &x->e), -EPROTO);
+	assert_int_equal(
+	    firn_take(x->c, "v", "bad", NULL, &flag, &x->e), -EPROTO);
+	assert_int_equal(flag, 0);
+}
+
 static void test_pagesets(void **state)
 {
 	struct fix *x = *state;
@@ -728,6 +781,7 @@ int main(void)
 	    T(test_too_large),
 	    T(test_async),
 	    T(test_typed),
+	    T(test_hands),
 	    T(test_pagesets),
 	    T(test_snapshots),
 	    T(test_no_runs),

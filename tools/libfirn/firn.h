@@ -120,6 +120,24 @@ FIRN_API int firn_map(struct firn *c, const char *vm, const char *snapshot,
 FIRN_API int firn_unmap(
     struct firn *c, const char *vm, const char *view, struct firn_error *e);
 
+/*
+ * Make what was severed (vm)'s own, writable, without a copy; the capability
+ * for it ends. *copied_on_write, where not NULL, is set to 1 if it was sealed
+ * meanwhile, so that it is mapped as by firn_map() with cow, else to 0.
+ */
+FIRN_API int firn_adopt(struct firn *c, const char *vm, const char *snapshot,
+    uint64_t gpa, struct firn_map_result *out, int *copied_on_write,
+    struct firn_error *e);
+/*
+ * From the caller's table to that of (vm), and back; (snapshot) is what it is
+ * called in the table that it comes from, (name) in the other, NULL: the same.
+ * What is owned is moved, and *moved (or NULL) set to 1; else it is copied.
+ */
+FIRN_API int firn_give(struct firn *c, const char *vm, const char *snapshot,
+    const char *name, int *moved, struct firn_error *e);
+FIRN_API int firn_take(struct firn *c, const char *vm, const char *snapshot,
+    const char *name, int *moved, struct firn_error *e);
+
 /* Page numbers: (count) pages from (first). */
 struct firn_range {
 	uint64_t first, count;

@@ -95,8 +95,22 @@ int firn_sever(struct firn *c, const char *vm, const char *segment,
 	    out, e);
 }
 
-int firn_map(struct firn *c, const char *vm, const char *snapshot, int cow,
-    uint64_t gpa, struct firn_map_result *out, struct firn_error *e)
+/* What must be true or false, as 1 or 0. */
+static int get_flag(
+    const json_t *obj, const char *key, int *out, struct firn_error *e)
+{
+	const json_t *v = json_object_get(obj, key);
+
+	if (!json_is_boolean(v))
+		return firn_fail(
+		    e, -EPROTO, "the service's reply has no valid '%s'", key);
+	if (out != NULL)
+		*out = json_is_true(v);
+	return 0;
+}
+
+static int get_view(
+    const json_t *res, struct firn_map_result *out, struct firn_error *e)
 {
 	const struct member members[] = {
 	    {"gpa", &out->gpa},
@@ -105,18 +119,28 @@ int firn_map(struct firn *c, const char *vm, const char *snapshot, int cow,
 	    {"map_ns", &out->map_ns},
 	    {NULL, NULL},
 	};
-	json_t *at = gpa != 0 ? json_integer((json_int_t)gpa) : NULL;
+	int r = get_id(res, "view", &out->view, e);
+
+	return r == 0 ? get_members(res, members, e) : r;
+}
+
+static json_t *gpa_or_null(uint64_t gpa)
+{
+	return gpa != 0 ? json_integer((json_int_t)gpa) : NULL;
+}
+
+int firn_map(struct firn *c, const char *vm, const char *snapshot, int cow,
+    uint64_t gpa, struct firn_map_result *out, struct firn_error *e)
+{
 	json_t *res;
 	int r = firn_call_json(c, "view.map",
 	    json_pack("{s:s, s:s, s:b, s:o*}", "vm", vm, "snapshot", snapshot,
-		"cow", cow, "gpa", at),
+		"cow", cow, "gpa", gpa_or_null(gpa)),
 	    NULL, 0, &res, NULL, NULL, e);
 
 	if (r != 0)
 		return r;
-	r = get_id(res, "view", &out->view, e);
-	if (r == 0)
-		r = get_members(res, members, e);
+	r = get_view(res, out, e);
 	json_decref(res);
 	return r;
 }
@@ -127,6 +151,59 @@ int firn_unmap(
 	return firn_call_json(c, "view.unmap",
 	    json_pack("{s:s, s:s}", "vm", vm, "view", view), NULL, 0, NULL,
 	    NULL, NULL, e);
+}
+
+/* --- what changes hands ---------------------------------------------------
+ */
+
+int firn_adopt(struct firn *c, const char *vm, const char *snapshot,
+    uint64_t gpa, struct firn_map_result *out, int *copied_on_write,
+    struct firn_error *e)
+{
+	json_t *res;
+	int r = firn_call_json(c, "view.adopt",
+	    json_pack("{s:s, s:s, s:o*}", "vm", vm, "snapshot", snapshot, "gpa",
+		gpa_or_null(gpa)),
+	    NULL, 0, &res, NULL, NULL, e);
+
+	if (r != 0)
+		return r;
+	r = get_view(res, out, e);
+	if (r == 0)
+		r = get_flag(res, "copied_on_write", copied_on_write, e);
+	json_decref(res);
+	return r;
+}
+
+static int hand(struct firn *c, const char *method, json_t *params, int *moved,
+    struct firn_error *e)
+{
+	json_t *res;
+	int r = firn_call_json(c, method, params, NULL, 0, &res, NULL, NULL, e);
+
+	if (r != 0)
+		return r;
+	r = get_flag(res, "moved", moved, e);
+	json_decref(res);
+	return r;
+}
+
+int firn_give(struct firn *c, const char *vm, const char *snapshot,
+    const char *name, int *moved, struct firn_error *e)
+{
+	return hand(c, "vm.give",
+	    json_pack("{s:s, s:s, s:s*}", "vm", vm, "snapshot", snapshot,
+		"name", name),
+	    moved, e);
+}
+
+int firn_take(struct firn *c, const char *vm, const char *snapshot,
+    const char *name, int *moved, struct firn_error *e)
+{
+	return hand(c, "vm.take",
+	    json_pack("{s:s, s:s, s:s*}", "vm", vm, "snapshot", snapshot,
+		"name", name),
+	    moved, e);
 }
 
 /* --- sets of pages ---------------------------------------------------------
