@@ -198,6 +198,25 @@ static void the_ends_of_a_stream(void **state)
 	assert_int_equal(wire_send(s->b, &m, NULL, NULL, 0), -EPIPE);
 }
 
+/* Its maker has no mapping of it, so no write to come is no write at all. */
+static void never_changes(int fd, off_t len)
+{
+	assert_int_equal(fcntl(fd, F_GET_SEALS),
+	    F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+	assert_int_equal(pwrite(fd, "x", 1, 0), -1);
+	assert_int_equal(errno, EPERM);
+	assert_ptr_equal(
+	    mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0),
+	    MAP_FAILED);
+	assert_int_equal(errno, EPERM);
+	assert_int_equal(
+	    fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096),
+	    -1);
+	assert_int_equal(errno, EPERM);
+	assert_int_equal(ftruncate(fd, len - 1), -1);
+	assert_int_equal(ftruncate(fd, len + 1), -1);
+}
+
 static void blobs(void **state)
 {
 	void *data;
@@ -208,8 +227,7 @@ static void blobs(void **state)
 
 	(void)state;
 	assert_true(fd >= 0 && empty >= 0);
-	assert_int_equal(fcntl(fd, F_GET_SEALS),
-	    F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+	never_changes(fd, 10);
 	assert_int_equal(wire_slurp(fd, 10, &data, &len), 0);
 	assert_int_equal(len, 10);
 	assert_memory_equal(data, "0123456789", 10);

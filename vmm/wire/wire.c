@@ -12,7 +12,15 @@
 
 #include "vmm/core/cleanup.h"
 
-#define WIRE_SEALS (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+/*
+ * F_SEAL_FUTURE_WRITE refuses what F_SEAL_WRITE does but writes through
+ * mappings that there are already, of which a blob has none: it was filled by
+ * pwrite(2). For F_SEAL_WRITE the kernel looks for pages that are in use, and
+ * where it finds some that another processor has just written, waits for all of
+ * them.
+ */
+#define WIRE_SEALS                                                             \
+	(F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 /* Room for the descriptors of a packet, aligned as the kernel wants it. */
 union fd_space {

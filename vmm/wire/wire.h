@@ -316,7 +316,11 @@ void wire_close_fds(struct wire_packet *p);
 /* Take descriptor (i) out of (p); -1 when there is none. */
 int wire_take_fd(struct wire_packet *p, uint32_t i);
 
-/* A memfd of (len) bytes of (data), sealed against change; or -errno. */
+/*
+ * A memfd of (len) bytes of (data), which nobody can change; or -errno. The
+ * seals are for who maps it. They are no proof to who does not trust the
+ * sender: he could have mapped it before; wire_slurp() copies, and needs none.
+ */
 int wire_blob(const char *name, const void *data, size_t len);
 
 /*
