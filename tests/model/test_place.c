@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -96,6 +97,18 @@ static int teardown(void **state)
 	(void)close(m->pagemap);
 	free(m);
 	return 0;
+}
+
+/* The same where the kernel has no 2 MiB pages to give. */
+static int setup_small(void **state)
+{
+	return prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) < 0 ? -1 : setup(state);
+}
+
+static int teardown_small(void **state)
+{
+	(void)prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
+	return teardown(state);
 }
 
 static struct side *side_new(struct place *p)
@@ -504,6 +517,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_random, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_running, setup, teardown),
+	    {"test_random_small", test_random, setup_small, teardown_small,
+		NULL},
+	    {"test_running_small", test_running, setup_small, teardown_small,
+		NULL},
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

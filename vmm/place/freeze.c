@@ -34,7 +34,11 @@
 /* Copied with one call, while the search for zeroes has them in the cache. */
 #define BATCH_NPAGES 64
 
-#define UNMAP_CHUNKS 32 /* at a time: 64 MiB, some 50 us */
+/* Unmapping ahead of the pause. */
+#define UNMAP_CHUNKS   32     /* at a time at most: 64 MiB */
+#define UNMAP_STEP_NS  200000 /* fewer at a time where that takes longer */
+#define UNMAP_SHORT_NS 500000 /* a pass that the last one may take */
+#define UNMAP_PASSES   4
 
 struct lift {
 	bool first;
@@ -64,12 +68,17 @@ struct lift {
 	struct place_sets sets;
 };
 
-static uint64_t now_ns(void)
+static uint64_t clock_ns(clockid_t clock)
 {
 	struct timespec t;
 
-	(void)clock_gettime(CLOCK_MONOTONIC, &t);
+	(void)clock_gettime(clock, &t);
 	return (uint64_t)t.tv_sec * 1000000000ULL + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t now_ns(void)
+{
+	return clock_ns(CLOCK_MONOTONIC);
 }
 
 /* --- seal ----------------------------------------------------------------- */
@@ -215,27 +224,58 @@ static void collapse_data(struct place *p, const uint64_t *data)
 		place_back_chunk(p, c * LEAF_NPAGES);
 }
 
-/*
- * Unmap the data from this process and the guest beforehand, so that less is
- * left to unmap under the pause; the file keeps it. In steps, as a guest that
- * touches a page of the step meanwhile waits for its end.
- */
-static void unmap_data(struct place *p, const uint64_t *data)
+/* Unmap the chunks [c, end) of (p). The processor's time that it took. */
+static uint64_t unmap_chunks(struct place *p, uint64_t c, uint64_t end)
+{
+	uint64_t start = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+	uint64_t len = end * LEAF_SIZE < place_len(p)
+			   ? (end - c) * LEAF_SIZE
+			   : place_len(p) - c * LEAF_SIZE;
+
+	(void)madvise(p->hva + c * LEAF_SIZE, len, MADV_DONTNEED);
+	return clock_ns(CLOCK_THREAD_CPUTIME_ID) - start;
+}
+
+/* In steps, as a guest that touches a page of the step meanwhile waits for its
+ * end. The processor's time that it took. */
+static uint64_t unmap_pass(struct place *p, const uint64_t *data)
 {
 	uint64_t n = place_nchunks(p);
 	uint64_t c = next_chunk(p, data, 0, true);
+	uint64_t step = UNMAP_CHUNKS;
+	uint64_t sum = 0;
 
 	while (c < n) {
 		uint64_t end = next_chunk(p, data, c, false);
-		uint64_t len;
+		uint64_t took;
 
-		if (end > c + UNMAP_CHUNKS)
-			end = c + UNMAP_CHUNKS;
-		len = end * LEAF_SIZE < place_len(p)
-			  ? (end - c) * LEAF_SIZE
-			  : place_len(p) - c * LEAF_SIZE;
-		(void)madvise(p->hva + c * LEAF_SIZE, len, MADV_DONTNEED);
+		if (end > c + step)
+			end = c + step;
+		took = unmap_chunks(p, c, end);
+		if (took > UNMAP_STEP_NS && step > 1)
+			step /= 2;
+		sum += took;
 		c = next_chunk(p, data, end, true);
+	}
+	return sum;
+}
+
+/*
+ * Unmap the data from this process and the guest beforehand, so that less is
+ * left to unmap under the pause; the file keeps it. What the guest touches
+ * meanwhile is mapped again. Of 4 KiB pages that can be many, so this is
+ * repeated for as long as it takes less: a page is unmapped several times
+ * faster than a guest's fault brings it back.
+ */
+static void unmap_data(struct place *p, const uint64_t *data)
+{
+	uint64_t last = UINT64_MAX;
+	uint64_t took;
+
+	for (int i = 0; i < UNMAP_PASSES; i++, last = took) {
+		took = unmap_pass(p, data);
+		if (took < UNMAP_SHORT_NS || took > last / 2)
+			break;
 	}
 }
 
