@@ -133,14 +133,18 @@ static double bare_exit_ns(void)
 	    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	int kvm = kvm_sys_open();
 	int vm = kvm_sys_create_vm(kvm);
+	struct kvm_sys_caps caps;
+	const char *missing;
 	struct kvm_cpu cpu;
 	double ns;
 
 	if (kvm < 0 || vm < 0 || mem == MAP_FAILED ||
 	    kvm_sys_set_memory(vm, 0, 0, 0, mem, BARE_MEM) != 0 ||
-	    kvm_cpu_open(kvm, vm, 0, &cpu) != 0 ||
+	    kvm_sys_check(kvm, &caps, &missing) != 0 ||
+	    kvm_cpu_open(kvm, vm, 0, caps.cpuid, &cpu) != 0 ||
 	    kvm_cpu_init(&cpu, &init) != 0)
 		rig_fail("no bare VM");
+	kvm_sys_caps_free(&caps);
 	bare_fill(mem);
 	ns = bare_exits(&cpu);
 	kvm_cpu_close(&cpu);

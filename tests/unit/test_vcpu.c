@@ -32,6 +32,7 @@
 struct fix {
 	int kvm_fd;
 	int vm_fd;
+	struct kvm_sys_caps caps;
 	unsigned char *mem;
 	unsigned char *ro;
 	struct gmem gmem;
@@ -71,7 +72,6 @@ static unsigned char *map(uint64_t len)
 static int setup(void **state)
 {
 	struct fix *f = calloc(1, sizeof(*f));
-	struct kvm_sys_caps caps;
 	struct gmem_bank b;
 	const char *missing;
 	struct err e;
@@ -79,19 +79,19 @@ static int setup(void **state)
 	assert_non_null(f);
 	f->kvm_fd = kvm_sys_open();
 	assert_true(f->kvm_fd >= 0);
-	assert_int_equal(kvm_sys_check(f->kvm_fd, &caps, &missing), 0);
+	assert_int_equal(kvm_sys_check(f->kvm_fd, &f->caps, &missing), 0);
 	f->vm_fd = kvm_sys_create_vm(f->kvm_fd);
 	assert_true(f->vm_fd >= 0);
 	f->mem = map(MEM_LEN);
 	f->ro = map(MEM_LEN);
 	make_tables(f->mem);
-	gmem_init(&f->gmem, f->vm_fd, caps.phys_bits);
+	gmem_init(&f->gmem, f->vm_fd, f->caps.phys_bits);
 	b = (struct gmem_bank){.len = MEM_LEN, .hva = f->mem};
 	assert_int_equal(gmem_add(&f->gmem, &b, &e), 0);
 	b = (struct gmem_bank){
 	    .gpa = RO_GPA, .len = MEM_LEN, .hva = f->ro, .readonly = true};
 	assert_int_equal(gmem_add(&f->gmem, &b, &e), 1);
-	f->v = vcpu_new(f->kvm_fd, f->vm_fd, 0, &e);
+	f->v = vcpu_new(f->kvm_fd, f->vm_fd, 0, f->caps.cpuid, &e);
 	assert_non_null(f->v);
 	assert_int_equal(vcpu_signal_init(), 0);
 	*state = f;
@@ -103,6 +103,7 @@ static int teardown(void **state)
 	struct fix *f = *state;
 
 	vcpu_free(f->v);
+	kvm_sys_caps_free(&f->caps);
 	(void)close(f->vm_fd);
 	(void)close(f->kvm_fd);
 	(void)munmap(f->mem, MEM_LEN);
@@ -366,9 +367,9 @@ static void no_vcpu_of_a_taken_number(void **state)
 	struct fix *f = *state;
 	struct err e = {0};
 
-	assert_null(vcpu_new(f->kvm_fd, f->vm_fd, 0, &e));
+	assert_null(vcpu_new(f->kvm_fd, f->vm_fd, 0, f->caps.cpuid, &e));
 	assert_int_equal(e.code, -EEXIST);
-	assert_null(vcpu_new(f->kvm_fd, -1, 1, &e));
+	assert_null(vcpu_new(f->kvm_fd, -1, 1, f->caps.cpuid, &e));
 	assert_int_equal(e.code, -EBADF);
 	vcpu_free(NULL);
 }

@@ -44,19 +44,11 @@ static const struct kvm_cpuid_entry2 *find(
 	return NULL;
 }
 
-int cpuid_phys_bits(int kvm_fd, unsigned *bits)
+unsigned cpuid_phys_bits(const struct kvm_cpuid2 *c)
 {
-	const struct kvm_cpuid_entry2 *e;
-	struct kvm_cpuid2 *c;
-	int error;
+	const struct kvm_cpuid_entry2 *e = find(c, 0x80000008, 0);
 
-	c = cpuid_get(kvm_fd, &error);
-	if (c == NULL)
-		return error;
-	e = find(c, 0x80000008, 0);
-	*bits = e != NULL ? e->eax & 0xff : 36;
-	free(c);
-	return 0;
+	return e != NULL ? e->eax & 0xff : 36;
 }
 
 uint64_t cpuid_xcr0(const struct kvm_cpuid2 *c)

@@ -26,25 +26,19 @@
 
 #define RFLAGS_FIXED 0x2ULL
 
-static int set_cpuid_and_xcr0(int kvm_fd, int fd)
+static int set_cpuid_and_xcr0(int fd, const struct kvm_cpuid2 *cpuid)
 {
 	struct kvm_xcrs x = {.nr_xcrs = 1};
-	struct kvm_cpuid2 *id;
-	int r = 0;
 
-	id = cpuid_get(kvm_fd, &r);
-	if (id == NULL)
-		return r;
-	r = ioctl(fd, KVM_SET_CPUID2, id) < 0 ? -errno : 0;
+	if (ioctl(fd, KVM_SET_CPUID2, cpuid) < 0)
+		return -errno;
 	x.xcrs[0].xcr = 0;
-	x.xcrs[0].value = cpuid_xcr0(id);
-	free(id);
-	if (r < 0)
-		return r;
+	x.xcrs[0].value = cpuid_xcr0(cpuid);
 	return ioctl(fd, KVM_SET_XCRS, &x) < 0 ? -errno : 0;
 }
 
-int kvm_cpu_open(int kvm_fd, int vm_fd, uint32_t id, struct kvm_cpu *out)
+int kvm_cpu_open(int kvm_fd, int vm_fd, uint32_t id,
+    const struct kvm_cpuid2 *cpuid, struct kvm_cpu *out)
 {
 	AUTO_CLOSE int fd = -1;
 	struct kvm_run *run;
@@ -59,7 +53,7 @@ int kvm_cpu_open(int kvm_fd, int vm_fd, uint32_t id, struct kvm_cpu *out)
 	fd = ioctl(vm_fd, KVM_CREATE_VCPU, (unsigned long)id);
 	if (fd < 0)
 		return -errno;
-	r = set_cpuid_and_xcr0(kvm_fd, fd);
+	r = set_cpuid_and_xcr0(fd, cpuid);
 	if (r < 0)
 		return r;
 	run =

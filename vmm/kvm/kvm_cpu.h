@@ -58,9 +58,12 @@ struct kvm_cpu_exit {
 	uint64_t gpa;
 };
 
-/* Make vCPU (id), with the CPUID and XCR0 that KVM supports. Nothing is left
- * on failure. */
-int kvm_cpu_open(int kvm_fd, int vm_fd, uint32_t id, struct kvm_cpu *out);
+struct kvm_cpuid2;
+
+/* Make vCPU (id), with (cpuid) and the XCR0 of it. Nothing is left on failure.
+ */
+int kvm_cpu_open(int kvm_fd, int vm_fd, uint32_t id,
+    const struct kvm_cpuid2 *cpuid, struct kvm_cpu *out);
 void kvm_cpu_close(struct kvm_cpu *c);
 
 /* Long mode, CPL 3, flat segments, all other registers zero. */

@@ -46,7 +46,8 @@ int vcpu_signal_init(void)
 	return -r;
 }
 
-struct vcpu *vcpu_new(int kvm_fd, int vm_fd, uint32_t id, struct err *e)
+struct vcpu *vcpu_new(int kvm_fd, int vm_fd, uint32_t id,
+    const struct kvm_cpuid2 *cpuid, struct err *e)
 {
 	struct vcpu *v = calloc(1, sizeof(*v));
 	int r;
@@ -55,7 +56,7 @@ struct vcpu *vcpu_new(int kvm_fd, int vm_fd, uint32_t id, struct err *e)
 		(void)err_set(e, -ENOMEM, "no memory for vCPU %u", id);
 		return NULL;
 	}
-	r = kvm_cpu_open(kvm_fd, vm_fd, id, &v->cpu);
+	r = kvm_cpu_open(kvm_fd, vm_fd, id, cpuid, &v->cpu);
 	if (r < 0) {
 		(void)err_set(
 		    e, r, "KVM made no vCPU %u: %s", id, strerror(-r));

@@ -15,6 +15,8 @@
 
 #include "vmm/core/err.h"
 
+struct kvm_cpuid2;
+
 /* Order of (gpr), that of the hardware's encoding. */
 enum {
 	RAX,
@@ -91,10 +93,12 @@ struct vcpu;
 int vcpu_signal_init(void);
 
 /*
- * Make vCPU (id) of (vm_fd). cpuid and XCR0 are what KVM supports. NULL with
- * (e) set. The thread that will run it need not be the one that makes it.
+ * Make vCPU (id) of (vm_fd); (cpuid), and with it XCR0, is what KVM supports:
+ * see kvm_sys_check(). Nothing of it is kept. NULL with (e) set. The thread
+ * that will run it need not be the one that makes it.
  */
-struct vcpu *vcpu_new(int kvm_fd, int vm_fd, uint32_t id, struct err *e);
+struct vcpu *vcpu_new(int kvm_fd, int vm_fd, uint32_t id,
+    const struct kvm_cpuid2 *cpuid, struct err *e);
 void vcpu_free(struct vcpu *v);
 
 /* Put it at the beginning of a program: CPL 3, long mode. */

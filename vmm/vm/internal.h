@@ -65,7 +65,6 @@ struct vm {
 	int uffd;    /* for tracked views; negative: there are none */
 	int wake_fd; /* readable: a post, or the program ended */
 	int kill_fd; /* readable: the VM is being stopped */
-	unsigned phys_bits;
 	struct gmem gmem;
 	struct gate gate;
 	struct places *places;

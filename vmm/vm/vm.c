@@ -41,24 +41,29 @@ static int open_kvm(struct err *e)
 	return err_set(e, fd, "cannot open /dev/kvm: %s", strerror(-fd));
 }
 
-static int make_vm(struct vm *vm, int kvm_fd, struct err *e)
+static int check_kvm(int kvm_fd, struct kvm_sys_caps *caps, struct err *e)
 {
-	struct kvm_sys_caps caps;
 	const char *missing;
-	int r = kvm_sys_check(kvm_fd, &caps, &missing);
+	int r = kvm_sys_check(kvm_fd, caps, &missing);
 
 	if (r < 0)
 		return err_set(e, r,
 		    "this host's KVM lacks %s, which firn needs", missing);
+	return 0;
+}
+
+static int make_vm(struct vm *vm, int kvm_fd, unsigned phys_bits, struct err *e)
+{
 	vm->vm_fd = kvm_sys_create_vm(kvm_fd);
 	if (vm->vm_fd < 0)
 		return err_set(
 		    e, vm->vm_fd, "KVM made no VM: %s", strerror(-vm->vm_fd));
-	gmem_init(&vm->gmem, vm->vm_fd, caps.phys_bits);
+	gmem_init(&vm->gmem, vm->vm_fd, phys_bits);
 	return 0;
 }
 
-static int make_cpus(struct vm *vm, int kvm_fd, struct err *e)
+static int make_cpus(
+    struct vm *vm, int kvm_fd, const struct kvm_cpuid2 *cpuid, struct err *e)
 {
 	struct vm_cpu *c;
 
@@ -66,7 +71,7 @@ static int make_cpus(struct vm *vm, int kvm_fd, struct err *e)
 		c = &vm->cpu[vm->ncpus];
 		c->vm = vm;
 		c->id = vm->ncpus;
-		c->vcpu = vcpu_new(kvm_fd, vm->vm_fd, c->id, e);
+		c->vcpu = vcpu_new(kvm_fd, vm->vm_fd, c->id, cpuid, e);
 		if (c->vcpu == NULL)
 			return e->code;
 		vm->ncpus++;
@@ -128,10 +133,15 @@ static int confine(struct err *e)
 
 static int make_all(struct vm *vm, int kvm_fd, struct err *e)
 {
-	int r = make_vm(vm, kvm_fd, e);
+	struct kvm_sys_caps caps;
+	int r = check_kvm(kvm_fd, &caps, e);
 
+	if (r < 0)
+		return r;
+	r = make_vm(vm, kvm_fd, caps.phys_bits, e);
 	if (r == 0)
-		r = make_cpus(vm, kvm_fd, e);
+		r = make_cpus(vm, kvm_fd, caps.cpuid, e);
+	kvm_sys_caps_free(&caps);
 	if (r == 0)
 		r = make_fds(vm, e);
 	if (r == 0)
