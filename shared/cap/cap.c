@@ -32,8 +32,9 @@ static bool name_equal(const char *a, const char *b)
 
 /* --- the two indices --------------------------------------------------------
  *
- * Chains of slots in buckets, as many buckets as slots: bucket i's head is in
- * slot i, whatever else that slot is used for.
+ * Chains of slots in buckets, as many buckets as slots were ever used: bucket
+ * i's head is in slot i, whatever else that slot is used for. A bucket more
+ * takes its part of one other, which is linear hashing (W. Litwin, 1980).
  */
 
 /* One step of a keyed hash: both halves of a product, folded. */
@@ -45,10 +46,21 @@ static uint64_t mix(uint64_t h, uint64_t v)
 	return (uint64_t)p ^ (uint64_t)(p >> 64) ^ (h << 1 | h >> 63);
 }
 
+/* One less than the power of two that numbers all buckets. */
+static uint32_t bucket_mask(const struct cap_table *t)
+{
+	return t->nfresh < 2 ? 0 : UINT32_MAX >> __builtin_clz(t->nfresh - 1);
+}
+
+/* Those above the last bucket are still with the one they will come from. */
 static uint32_t bucket_of(const struct cap_table *t, uint64_t h)
 {
+	uint32_t mask = bucket_mask(t);
+	uint32_t at;
+
 	h = mix(h, t->key);
-	return (uint32_t)((h >> 32 ^ h) % t->nslots);
+	at = (uint32_t)(h >> 32 ^ h) & mask;
+	return at < t->nfresh ? at : at & mask >> 1;
 }
 
 static uint32_t object_bucket(const struct cap_table *t, uint64_t object)
@@ -106,6 +118,37 @@ static void index_del(
 	l->next = l->prev = 0;
 }
 
+static uint32_t slot_bucket(const struct cap_table *t, uint32_t slot, bool name)
+{
+	const struct cap *c = &t->slot[slot].cap;
+
+	return name ? name_bucket(t, c->name) : object_bucket(t, c->object);
+}
+
+/* The last bucket is new: move what belongs there, in order. */
+static void index_split(struct cap_table *t, bool name)
+{
+	uint32_t bucket = t->nfresh - 1;
+	uint32_t from = bucket & bucket_mask(t) >> 1;
+	uint32_t last = 0;
+	uint32_t next;
+
+	for (uint32_t at = link_at(t, from, name)->head; at != 0; at = next) {
+		struct cap_link *l = link_at(t, at - 1, name);
+
+		next = l->next;
+		if (slot_bucket(t, at - 1, name) != bucket)
+			continue;
+		index_del(t, at - 1, from, name);
+		l->prev = last;
+		if (last != 0)
+			link_at(t, last - 1, name)->next = at;
+		else
+			link_at(t, bucket, name)->head = at;
+		last = at;
+	}
+}
+
 /* --- slots ---------------------------------------------------------------- */
 
 static int32_t number_of(const struct cap_table *t, uint32_t slot)
@@ -138,8 +181,12 @@ static uint32_t take_slot(struct cap_table *t)
 {
 	uint32_t slot;
 
-	if (t->nfresh < t->nslots && t->nfree < CAP_REUSE_MIN)
-		return t->nfresh++;
+	if (t->nfresh < t->nslots && t->nfree < CAP_REUSE_MIN) {
+		slot = t->nfresh++;
+		index_split(t, true);
+		index_split(t, false);
+		return slot;
+	}
 	slot = t->free_first;
 	t->free_first = t->slot[slot].by_name.next;
 	t->slot[slot].by_name.next = 0;

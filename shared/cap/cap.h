@@ -13,7 +13,8 @@
  * holder keeps all but full. Rights only lose.
  *
  * Every operation takes constant time on average, whatever the table's size,
- * as long as the names' hashes cannot be foretold: (key) sees to that. Only
+ * as long as the names' hashes cannot be foretold: (key) sees to that. A rare
+ * insertion passes over all capabilities of one object. Only
  * cap_find_object() also looks at those capabilities of the object that lack a
  * right.
  *

@@ -441,6 +441,16 @@ static void test_model(void **state)
 	run_model(1500, seed, STEPS / 4);
 }
 
+static bool is_zero(const struct cap_slot *s, size_t n)
+{
+	const unsigned char *c = (const void *)s;
+
+	for (size_t i = 0; i < n * sizeof(*s); i++)
+		if (c[i] != 0)
+			return false;
+	return true;
+}
+
 /* A full client's table: each number is its own, each name is found, storage
  * that was never in use is never written. */
 static void test_large(void **state)
@@ -460,6 +470,7 @@ static void test_large(void **state)
 		assert_int_equal(cap_drop(&t, n, NULL), 0);
 	}
 	assert_true(t.nfresh <= CAP_REUSE_MIN + 1);
+	assert_true(is_zero(slots + t.nfresh, CAP_SLOTS_MAX - t.nfresh));
 	for (uint32_t i = 0; i < CAP_SLOTS_MAX; i++) {
 		(void)snprintf(name, sizeof(name), "s%u", i);
 		int32_t n = cap_insert(&t, 1, FIRN_RIGHT_ALL, i, name);
