@@ -43,6 +43,9 @@ enum seam {
 
 static int fail_in[NSEAMS]; /* the nth call from now fails; 0: none */
 static int fail_errno = ENOMEM;
+/* From the nth mmap() in place from now on none succeeds, and what was there is
+ * gone; 0: none. */
+static int lose_in;
 static size_t write_most = SIZE_MAX; /* bytes that pwritev() writes at once */
 
 static bool failing(enum seam s)
@@ -87,6 +90,12 @@ int __wrap_memfd_create(const char *name, unsigned flags)
 
 void *__wrap_mmap(void *a, size_t n, int prot, int flags, int fd, off_t o)
 {
+	if (lose_in > 0 && (flags & MAP_FIXED) && --lose_in == 0) {
+		lose_in = 1;
+		(void)munmap(a, n);
+		errno = ENOMEM;
+		return MAP_FAILED;
+	}
 	return failing(MMAP) ? MAP_FAILED
 			     : __real_mmap(a, n, prot, flags, fd, o);
 }
@@ -1229,6 +1238,50 @@ static void test_fail_relay(void **state)
 	}
 }
 
+/* Neither the new mapping nor the old one is to be had: the guest stays
+ * stopped. */
+static void expect_lost(struct rig *g, int r, const struct err *e)
+{
+	lose_in = 0;
+	assert_int_equal(r, -ENOTRECOVERABLE);
+	assert_int_equal(e->code, -ENOTRECOVERABLE);
+	assert_non_null(strstr(e->msg, "refused to map"));
+	assert_int_equal(g->gate.closings, 1);
+	gate_open(&g->gate);
+}
+
+static void test_lost(void **state)
+{
+	static op_fn *const op[] = {op_freeze, op_sever};
+	struct err e = {0};
+
+	(void)state;
+	for (int n = 1; n <= 4; n++) {
+		void *rig;
+		struct place *p;
+
+		assert_int_equal(setup(&rig), 0);
+		p = make(rig);
+		put(rig, 1, 11);
+		put(rig, 1500, 12);
+		lose_in = n > 3 ? 1 : n;
+		expect_lost(rig, op[n > 3](rig, p, &e), &e);
+		teardown(&rig);
+	}
+}
+
+static void test_lost_relay(void **state)
+{
+	struct rig *g = *state;
+	struct place *p = frozen_and_written(g);
+	int fd = other_file(3, 33);
+	struct err e = {0};
+
+	lose_in = 2;
+	expect_lost(g, relay(g, p, PLACE_VIEW_COW, fd, &e), &e);
+	(void)close(fd);
+}
+
 int main(void)
 {
 #define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
@@ -1255,6 +1308,8 @@ int main(void)
 	    TEST(test_relay_views),
 	    TEST(test_relay_refuses),
 	    cmocka_unit_test(test_fail_relay),
+	    cmocka_unit_test(test_lost),
+	    TEST(test_lost_relay),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* wrap: mmap */
 /* firn-vmm as a broker sees it: this plays the broker. */
 #include "tests/unit/unit.h"
 
@@ -17,6 +18,7 @@
 
 #include "shared/page/run.h"
 #include "vmm/mem/gmem.h"
+#include "vmm/vm/vm.h"
 #include "vmm/wire/wire.h"
 
 #define PATIENCE_MS 20000
@@ -76,7 +78,30 @@ static void receive_type(struct vm *vm, uint16_t type)
 	assert_int_equal(vm->p.m.type, type);
 }
 
-static int setup(void **state)
+/* Shared with a monitor that is not a program of its own: no mapping in place
+ * is to be had any more. */
+static bool *refuse_mmap;
+
+void *__real_mmap(void *a, size_t n, int prot, int flags, int fd, off_t o);
+void *__wrap_mmap(void *a, size_t n, int prot, int flags, int fd, off_t o);
+
+void *__wrap_mmap(void *a, size_t n, int prot, int flags, int fd, off_t o)
+{
+	if (refuse_mmap == NULL || !*refuse_mmap || !(flags & MAP_FIXED))
+		return __real_mmap(a, n, prot, flags, fd, o);
+	errno = ENOMEM;
+	return MAP_FAILED;
+}
+
+/* The monitor as a part of this program, so that its calls can fail. */
+static void serve_inside(int sock)
+{
+	struct err e = {0};
+
+	_exit(vm_serve(sock, &e) < 0 ? 1 : 0);
+}
+
+static int start_monitor(void **state, void (*be_monitor)(int sock))
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
 	int sv[2];
@@ -88,14 +113,29 @@ static int setup(void **state)
 	vm->in = vm->out = -1;
 	vm->pid = fork();
 	assert_true(vm->pid >= 0);
-	if (vm->pid == 0)
-		exec_monitor(sv[1]);
+	if (vm->pid == 0) {
+		(void)close(sv[0]);
+		be_monitor(sv[1]);
+	}
 	(void)close(sv[1]);
 	receive_type(vm, WIRE_READY);
 	assert_int_equal(
 	    ((struct wire_ready *)vm->p.payload)->pid, (uint32_t)vm->pid);
 	*state = vm;
 	return 0;
+}
+
+static int setup(void **state)
+{
+	return start_monitor(state, exec_monitor);
+}
+
+static int setup_inside(void **state)
+{
+	refuse_mmap = __real_mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(refuse_mmap, MAP_FAILED);
+	return start_monitor(state, serve_inside);
 }
 
 static void close_fd(int *fd)
@@ -124,6 +164,9 @@ static void wait_monitor(struct vm *vm)
 
 static int teardown(void **state)
 {
+	if (refuse_mmap != NULL)
+		(void)munmap(refuse_mmap, 4096);
+	refuse_mmap = NULL;
 	struct vm *vm = *state;
 
 	close_fd(&vm->sock);
@@ -241,18 +284,24 @@ static void ends_with(
 	wait_monitor(vm);
 }
 
-/* The text of a refusal. */
-static void ends_refused(struct vm *vm, const char *text)
+/* And a report with (text). */
+static void ends_telling(struct vm *vm, enum wire_exit_reason reason,
+    int32_t status, const char *text)
 {
 	char got[WIRE_REPORT_MAX] = "";
 	const struct wire_exited *x = receive_end(vm);
 
 	memcpy(got, vm->p.payload + sizeof(*x), vm->p.m.len - sizeof(*x));
-	assert_int_equal(x->reason, WIRE_EXIT_REFUSED);
-	assert_int_equal(x->status, 126);
+	assert_int_equal(x->reason, reason);
+	assert_int_equal(x->status, status);
 	if (strstr(got, text) == NULL)
 		fail_msg("\"%s\" does not say \"%s\"", got, text);
 	wait_monitor(vm);
+}
+
+static void ends_refused(struct vm *vm, const char *text)
+{
+	ends_telling(vm, WIRE_EXIT_REFUSED, 126, text);
 }
 
 static void hello(void **state)
@@ -709,6 +758,37 @@ static void dirty_pages(void **state)
 
 /* --- by hand -------------------------------------------------------------- */
 
+/* Memory that a freeze took away and could not put back: the guest never sees
+ * that, paused or not, and who runs it is told. */
+static void lost_memory(void **state)
+{
+	struct vm *vm = *state;
+	struct wire_place p = {.id = 0};
+	char out[16];
+
+	start(vm, "guest/cat");
+	*refuse_mmap = true;
+	assert_int_equal(
+	    ask(vm, WIRE_FREEZE, &p, sizeof(p), NULL, 0), -ENOTRECOVERABLE);
+	assert_int_equal(write(vm->in, "x", 1), 1);
+	ends_telling(vm, WIRE_EXIT_KILLED, 137,
+	    "guest ended: ram: cannot freeze it: the kernel refused to map");
+	assert_int_equal(read(vm->out, out, sizeof(out)), 0);
+}
+
+static void lost_while_paused(void **state)
+{
+	struct vm *vm = *state;
+
+	start(vm, "guest/cat");
+	assert_int_equal(ask(vm, WIRE_PAUSE, NULL, 0, NULL, 0), 0);
+	*refuse_mmap = true;
+	assert_int_equal(ask(vm, WIRE_SEVER, &(struct wire_place){.id = 1},
+			     sizeof(struct wire_place), NULL, 0),
+	    -ENOTRECOVERABLE);
+	ends_telling(vm, WIRE_EXIT_KILLED, 137, "guest ended: data: ");
+}
+
 static void by_hand(void **state)
 {
 	char path[4096];
@@ -757,6 +837,10 @@ int main(void)
 	    T(track_view),
 	    T(freeze_again),
 	    T(dirty_pages),
+	    cmocka_unit_test_setup_teardown(
+		lost_memory, setup_inside, teardown),
+	    cmocka_unit_test_setup_teardown(
+		lost_while_paused, setup_inside, teardown),
 	    cmocka_unit_test(by_hand),
 	};
 

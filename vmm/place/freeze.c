@@ -761,6 +761,8 @@ static int run_freeze(struct place *p, struct lift *l, int memory,
 	gate_close(g);
 	start = now_ns();
 	r = act(p, l, e);
+	if (r == -ENOTRECOVERABLE)
+		return r;
 	gate_open(g);
 	out->pause_ns = now_ns() - start;
 	if (r < 0)
@@ -801,8 +803,8 @@ static int freeze(struct place *p, bool sever, int memory,
 		    PLACE_STEPS_MAX);
 	r = run_freeze(p, &l, memory, out, &why);
 	if (r < 0 && why.code == 0)
-		err_set(
-		    &why, r, "%s: cannot freeze it: %s", p->name, strerror(-r));
+		err_set(&why, r, "%s: cannot freeze it: %s", p->name,
+		    r == -ENOTRECOVERABLE ? PLACE_LOST : strerror(-r));
 	tell(p, out);
 	out->dirty_pages = l.dirty;
 	out->copied_pages = l.copied;

@@ -17,6 +17,10 @@
 /* VMAs of all views of a VM together. */
 #define VIEW_VMAS_MAX 50000
 
+/* Why, in words, of -ENOTRECOVERABLE. */
+#define PLACE_LOST                                                             \
+	"the kernel refused to map its memory, and then to map it as it was"
+
 struct cursor {
 	char name[FIRN_NAME_MAX];
 	uint64_t *bits; /* written since it advanced; NULL: free */

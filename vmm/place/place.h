@@ -138,7 +138,7 @@ int place_open(struct places *ps, const struct place_view *v,
  *   -E2BIG   more than PLACE_RELAY_PRIVATE_MAX pages would have to be put back
  *   -EPROTO, -EINVAL, -ERANGE, -ENOSPC, -ENOMEM as place_open()'s
  *   -EXDEV   stopped half way: it is right, but shows both, the old and the new
- *   -ENOTRECOVERABLE  memory is missing; the VM must end
+ *   -ENOTRECOVERABLE  as place_freeze()'s
  * But for the last two nothing changed.
  */
 int place_relay(struct places *ps, struct place *p, const struct place_view *v,
@@ -203,6 +203,9 @@ struct place_frozen {
  *   -EPERM    a read-only view
  *   -ENOSPC   PLACE_STEPS_MAX steps are unpublished
  *   -ENOMEM, -ENFILE, -errno of the kernel: nothing changed
+ *   -ENOTRECOVERABLE  a mapping failed, and so did putting back what was there:
+ *             memory is missing. The gate stays closed, once, so that the guest
+ *             never sees it; the VM must end
  */
 int place_freeze(struct places *ps, struct place *p, struct place_frozen *out,
     struct err *e);

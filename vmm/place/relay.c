@@ -180,12 +180,13 @@ int place_relay(struct places *ps, struct place *p, const struct place_view *v,
 		return err_set(e, -ENOMEM, "%s: no memory", p->name);
 	gate_close(ps->gate);
 	r = relay_closed(&l, nvmas, &why);
-	gate_open(ps->gate);
+	if (r != -ENOTRECOVERABLE)
+		gate_open(ps->gate);
 	free(l.own);
 	free(l.kept);
 	if (r < 0 && why.code == 0)
 		(void)err_set(&why, r, "%s: cannot be mapped afresh: %s",
-		    p->name, strerror(-r));
+		    p->name, r == -ENOTRECOVERABLE ? PLACE_LOST : strerror(-r));
 	if (r < 0 && e != NULL)
 		*e = why;
 	return r;

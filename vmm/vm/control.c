@@ -536,24 +536,25 @@ static int (*const request[WIRE_TYPE_END])(struct vm *vm, struct err *e) = {
     [WIRE_STATS] = do_stats,
 };
 
-static void serve_request(struct vm *vm)
+static int serve_request(struct vm *vm, struct err *e)
 {
 	uint16_t type = vm->in.m.type;
-	struct err e = {0};
 	int r;
 
+	*e = (struct err){0};
 	if (type < WIRE_TYPE_END && request[type] != NULL)
-		r = request[type](vm, &e);
+		r = request[type](vm, e);
 	else
-		r = err_set(&e, -ENOSYS, "no request %u", type);
+		r = err_set(e, -ENOSYS, "no request %u", type);
 	/* A broker that is gone is noticed at the next poll. */
 	if (r < 0)
-		(void)control_refuse(vm, r, e.msg);
+		(void)control_refuse(vm, r, e->msg);
 	wire_close_fds(&vm->in);
+	return r;
 }
 
 /* One packet. False: serving ends, because of *why. */
-static bool serve_packet(struct vm *vm, enum control_end *why)
+static bool serve_packet(struct vm *vm, enum control_end *why, struct err *e)
 {
 	if (wire_recv(vm->sock, &vm->in) <= 0) {
 		*why = CONTROL_GONE;
@@ -569,8 +570,9 @@ static bool serve_packet(struct vm *vm, enum control_end *why)
 	} else if (vm->in.m.type == WIRE_LAYERS) {
 		keep_layers(vm, 0);
 		wire_close_fds(&vm->in);
-	} else {
-		serve_request(vm);
+	} else if (serve_request(vm, e) == -ENOTRECOVERABLE) {
+		*why = CONTROL_LOST;
+		return false;
 	}
 	return true;
 }
@@ -585,7 +587,7 @@ static bool has_ended(struct vm *vm)
 	return ended;
 }
 
-enum control_end control_serve(struct vm *vm)
+enum control_end control_serve(struct vm *vm, struct err *e)
 {
 	struct pollfd p[2] = {
 	    {.fd = vm->sock, .events = POLLIN},
@@ -603,7 +605,7 @@ enum control_end control_serve(struct vm *vm)
 			if (has_ended(vm))
 				return CONTROL_ENDED;
 		}
-		if (p[0].revents != 0 && !serve_packet(vm, &why))
+		if (p[0].revents != 0 && !serve_packet(vm, &why, e))
 			return why;
 	}
 }

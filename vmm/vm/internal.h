@@ -104,9 +104,11 @@ enum control_end {
 	CONTROL_ENDED,  /* the program did */
 	CONTROL_KILLED, /* the broker wants it */
 	CONTROL_GONE,   /* there is no broker any more */
+	CONTROL_LOST,   /* memory of the guest is; the gate is closed, once */
 };
 
-enum control_end control_serve(struct vm *vm);
+/* Until serving ends. Of CONTROL_LOST (e) says what was lost. */
+enum control_end control_serve(struct vm *vm, struct err *e);
 /* Close the descriptors that wait for a WIRE_MAP. */
 void control_drop_layers(struct vm *vm);
 /* Answer (vm->in) with an error and its text. 0 or wire_send()'s. */

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -252,10 +253,12 @@ static int run(struct vm *vm, enum control_end *why, struct err *e)
 		(void)say(vm, WIRE_STARTED, NULL, 0);
 	gate_open(&vm->gate);
 	if (r == 0)
-		*why = control_serve(vm);
-	/* A paused vCPU waits at the gate. */
+		*why = control_serve(vm, e);
+	/* A vCPU may wait at the gate; what it meets behind it is its end. */
 	vm->stopping = true;
 	if (vm->paused)
+		gate_open(&vm->gate);
+	if (*why == CONTROL_LOST)
 		gate_open(&vm->gate);
 	vm->paused = false;
 	cpus_stop(vm);
@@ -270,6 +273,15 @@ static void fill_end(struct vm *vm, int32_t status,
 	vm->end.x.reason = reason;
 	vm->end.x.segment = UINT32_MAX;
 	strncpy(vm->end.text, text, sizeof(vm->end.text) - 1);
+}
+
+/* Memory of the guest is lost, so its end is the monitor's word. */
+static void fill_lost(struct vm *vm, const char *what)
+{
+	char text[sizeof(struct err) + 32];
+
+	(void)snprintf(text, sizeof(text), "guest ended: %s\n", what);
+	fill_end(vm, STATUS_KILLED, WIRE_EXIT_KILLED, text);
 }
 
 /* Tell the broker of (vm->end). No thread is left that changes it. */
@@ -320,19 +332,21 @@ int vm_serve(int sock, struct err *e)
 {
 	struct vm *vm = vm_new(sock);
 	enum control_end why = CONTROL_GONE;
-	struct err refused = {0};
+	struct err said = {0};
 	int r;
 
 	if (vm == NULL)
 		return err_set(e, -ENOMEM, "no memory for a VM");
-	r = set_up(vm, &refused);
+	r = set_up(vm, &said);
 	if (r == 0)
-		r = serve(vm, &why, &refused);
+		r = serve(vm, &why, &said);
 	if (r < 0) {
-		fill_end(vm, STATUS_REFUSED, WIRE_EXIT_REFUSED, refused.msg);
+		fill_end(vm, STATUS_REFUSED, WIRE_EXIT_REFUSED, said.msg);
 		why = CONTROL_ENDED;
 	} else if (why == CONTROL_KILLED) {
 		fill_end(vm, STATUS_KILLED, WIRE_EXIT_KILLED, "");
+	} else if (why == CONTROL_LOST) {
+		fill_lost(vm, said.msg);
 	}
 	r = why == CONTROL_GONE ? 0 : say_exited(vm, e);
 	vm_free(vm);
