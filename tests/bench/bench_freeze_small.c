@@ -21,7 +21,7 @@
 #define GPA    0x40000000u
 #define LEN    (1ULL << 30)
 #define NPAGES (LEN / PAGE_SIZE)
-#define RUNS   5
+#define RUNS   7
 #define STEP   (4ULL << 20) /* unmapped at a time */
 
 struct rig {

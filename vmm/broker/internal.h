@@ -33,7 +33,7 @@
 
 #define VMS_MAX         128u /* those that ended and are remembered counted */
 #define SNAPS_MAX       65536u
-#define SNAP_BUCKETS    8192u /* 8 snapshots in each at most, or nearly */
+#define SNAP_BUCKETS    8192u /* of 8 snapshots each, at the limit */
 #define CAPS_CLIENT     CAP_SLOTS_MAX
 #define HEAT_CELLS_MAX  65536u
 #define LIST_MAX        1000u /* snapshots in a reply; there may be more */
