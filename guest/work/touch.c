@@ -13,6 +13,8 @@
  *   scan read|write FIRST COUNT STEP   touches COUNT pages, STEP apart, and
  *                          prints how many nanoseconds that took
  *   freeze NAME
+ *   dirty CURSOR FLAGS MAX     prints how many pages, in how many extents, and
+ *                          at most MAX of those
  *   meld BASE A B NAME FLAGS   prints what conflicts, if anything does
  */
 #include <inttypes.h>
@@ -27,6 +29,7 @@
 #define PAGE      4096u
 #define WORDS     4096
 #define CONFLICTS 64
+#define EXTENTS   64 /* more are asked for in no memory */
 
 static struct firn_segment at;
 static char *word[WORDS];
@@ -134,6 +137,24 @@ static void do_meld(void)
 	printf("\n");
 }
 
+static void do_dirty(void)
+{
+	struct firn_extent x[EXTENTS];
+	struct firn_pages p = {0};
+	uint64_t max = num(3);
+	int r = firn_dirty(at.id, text(1), (uint32_t)num(2),
+	    max > EXTENTS ? (void *)1 : x, (uint32_t)max, &p);
+
+	if (r < 0) {
+		answer(r);
+		return;
+	}
+	printf("ok %" PRIu64 " %" PRIu64, p.pages, p.nextents);
+	for (uint64_t i = 0; i < p.nextents && i < max; i++)
+		printf(" %" PRIu64 "+%" PRIu64, x[i].first, x[i].npages);
+	printf("\n");
+}
+
 static void do_line(void)
 {
 	const char *w = text(0);
@@ -146,6 +167,8 @@ static void do_line(void)
 		answer(firn_unmap(at.id));
 	else if (strcmp(w, "freeze") == 0)
 		answer(firn_freeze(at.id, text(1), NULL));
+	else if (strcmp(w, "dirty") == 0)
+		do_dirty();
 	else if (strcmp(w, "meld") == 0)
 		do_meld();
 	else if (at.size == 0)

@@ -594,6 +594,19 @@ static bool misbehave(struct fake *f)
 	}
 }
 
+static void take_pages(struct fake *f)
+{
+	struct stat st;
+
+	f->last_nsent = 0;
+	if (f->p.m.status < 0 || f->p.m.len != sizeof(f->last_pages))
+		return;
+	memcpy(&f->last_pages, f->p.payload, sizeof(f->last_pages));
+	if (f->p.nfds == 1 && fstat(f->p.fd[0], &st) == 0)
+		f->last_nsent =
+		    (uint64_t)st.st_size / sizeof(struct firn_extent);
+}
+
 static void fake_request(struct fake *f)
 {
 	struct wire_stats stats = {.syscalls = 7};
@@ -601,6 +614,7 @@ static void fake_request(struct fake *f)
 	if (f->p.m.type & WIRE_REPLY) {
 		f->nreplies++;
 		f->last_status = f->p.m.status;
+		take_pages(f);
 		return;
 	}
 	if (f->p.m.type == WIRE_KILL) {

@@ -115,6 +115,8 @@ struct fake {
 	uint64_t mapped[NPAGES];
 	uint32_t nreplies, nkills;
 	int64_t last_status;
+	struct firn_pages last_pages; /* of an answer that is such */
+	uint64_t last_nsent;          /* extents in its memfd */
 	struct wire_packet p;
 	int layer[1024];
 	uint32_t nlayers;

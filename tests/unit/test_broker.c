@@ -399,6 +399,88 @@ static void hostile_calls(void **state)
 	nothing_left(x);
 }
 
+/* The pages that its guest's exact query names; or -errno. */
+static int64_t guest_exact(
+    struct world *x, struct fake *f, const char *cursor, uint32_t flags)
+{
+	struct wire_gdirty g = {.flags = flags, .max = 2};
+	int64_t rc;
+
+	(void)snprintf(g.cursor, sizeof(g.cursor), "%s", cursor);
+	rc = guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g));
+	return rc < 0 ? rc : (int64_t)f->last_pages.pages;
+}
+
+static json_int_t client_exact(struct world *x)
+{
+	json_t *m = call(x, "dirty.query",
+	    json_pack("{s:s,s:s,s:b}", "vm", "v", "cursor", "c", "exact", 1));
+	json_int_t n = -1;
+
+	assert_true(good(m));
+	n = json_integer_value(
+	    json_object_get(json_object_get(m, "result"), "pages"));
+	json_decref(m);
+	return n;
+}
+
+static void exact_of_guests(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	struct wire_gdirty g = {.id = 77, .flags = FIRN_EXACT, .cursor = "c"};
+
+	guest_writes(f, 0, 1, 1000);
+	assert_int_equal(guest_exact(x, f, "c", 0), -ENOENT);
+	assert_int_equal(guest_exact(x, f, "c", FIRN_EXACT), 0);
+	assert_int_equal(client_exact(x), 0);
+	guest_writes(f, 0, 1, 1000); /* as they were */
+	assert_int_equal(guest_exact(x, f, "c", FIRN_EXACT), 0);
+	guest_writes(f, 0, 8, 2000);
+	guest_writes(f, 4, 8, 1000); /* as they were */
+	assert_int_equal(
+	    guest_exact(x, f, "c", FIRN_EXACT | FIRN_PEEK), NPAGES / 8);
+	assert_int_equal(f->last_pages.nextents, NPAGES / 8);
+	assert_int_equal(f->last_nsent, 2); /* as many as there is room for */
+	/* One that began exact answers so always; and now it has passed. */
+	assert_int_equal(guest_exact(x, f, "c", 0), NPAGES / 8);
+	assert_int_equal(guest_exact(x, f, "c", FIRN_EXACT), 0);
+	/* The client's of that name is another. */
+	assert_int_equal(client_exact(x), NPAGES / 8);
+	/* Refusals leave it where it was. */
+	guest_writes(f, 3, 8, 3000);
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -ENOENT);
+	g.id = 0;
+	g.flags = 4;
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -EINVAL);
+	g.flags = FIRN_EXACT;
+	g.max = FIRN_EXTENTS_MAX + 1;
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -EINVAL);
+	g.max = 0;
+	memset(g.cursor, 0xff, sizeof(g.cursor));
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -EINVAL);
+	assert_int_equal(guest_exact(x, f, "", FIRN_EXACT), -EINVAL);
+	for (int i = 1; i < 8; i++) {
+		char name[] = {'n', (char)('0' + i), '\0'};
+
+		assert_int_equal(guest_exact(x, f, name, FIRN_EXACT), 0);
+	}
+	assert_int_equal(guest_exact(x, f, "n8", FIRN_EXACT), -ENOSPC);
+	assert_int_equal(guest_exact(x, f, "c", FIRN_EXACT), NPAGES / 8);
+	f->how = WILD_STATUS;
+	guest_writes(f, 5, 8, 4000);
+	assert_true(guest_exact(x, f, "c", FIRN_EXACT) < 0);
+	f->how = HONEST;
+	guest_writes(f, 6, 8, 5000);
+	assert_true(guest_exact(x, f, "c", FIRN_EXACT) >= NPAGES / 8);
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 /* --- tracked views, and what is melded of them -------------------------------
  */
 
@@ -1037,6 +1119,7 @@ int main(void)
 	    T(deaf_monitor),
 	    T(flood),
 	    T(hostile_calls),
+	    T(exact_of_guests),
 	    T(melds),
 	    T(descendants),
 	    T(hostile_sets),

@@ -287,6 +287,7 @@ static void answer_guest(struct diff_op *op)
 		asker_fail(op->b, &op->a, &e);
 		return;
 	}
+	diff_end(op, true);
 	asker_answer_guest(op->b, &op->a, 0, &p, sizeof(p), &fd, 1);
 	(void)close(fd);
 }
@@ -480,9 +481,9 @@ void diff(struct broker *b, struct asker a, const struct side side[2],
 }
 
 void diff_maps(struct broker *b, struct asker a, struct map x, struct map y,
-    diff_end_fn *end, void *ctx)
+    uint32_t max, diff_end_fn *end, void *ctx)
 {
-	struct diff_op *op = diff_new(b, a, true, 0);
+	struct diff_op *op = diff_new(b, a, true, max);
 
 	if (op == NULL) {
 		map_put(&b->store, &x);

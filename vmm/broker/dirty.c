@@ -7,6 +7,9 @@
  * bytes of what differs from that map. A cursor that began plain has no such
  * map, so it cannot answer exactly, and is not made to: what it would miss
  * could not be told. One that began exact answers exactly always.
+ *
+ * A guest has its own: its monitor answers of plain ones, and asks here only of
+ * what it does not know as one.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -20,24 +23,43 @@
 /* Room for WIRE_CURSOR_CLIENT before it and a NUL behind. */
 #define CURSOR_NAME_MAX (FIRN_NAME_MAX - 2u)
 
-static struct cursor *cursor_find(struct bplace *p, const char *name)
+static struct cursor *find(
+    struct cursor set[static CURSORS_MAX], const char *name)
 {
 	for (uint32_t i = 0; i < CURSORS_MAX; i++)
-		if (strcmp(p->cursor[i].name, name) == 0)
-			return &p->cursor[i];
+		if (strcmp(set[i].name, name) == 0)
+			return &set[i];
 	return NULL;
 }
 
 /* The cursor of that name, or a new one; NULL when there is no room. */
-static struct cursor *cursor_take(struct bplace *p, const char *name)
+static struct cursor *find_or_take(
+    struct cursor set[static CURSORS_MAX], const char *name)
 {
-	struct cursor *c = cursor_find(p, name);
+	struct cursor *c = find(set, name);
 
 	if (c == NULL)
-		c = cursor_find(p, "");
+		c = find(set, "");
 	if (c != NULL)
 		(void)snprintf(c->name, sizeof(c->name), "%s", name);
 	return c;
+}
+
+static void set_end(struct broker *b, struct cursor set[static CURSORS_MAX])
+{
+	for (uint32_t i = 0; i < CURSORS_MAX; i++) {
+		if (set[i].exact)
+			map_put(&b->store, &set[i].base);
+		if (set[i].owes)
+			(void)close(set[i].owed);
+		set[i] = (struct cursor){0};
+	}
+}
+
+void cursors_end(struct broker *b, struct bplace *p)
+{
+	set_end(b, p->cursor);
+	set_end(b, p->guest_cursor);
 }
 
 /* --- plain -----------------------------------------------------------------
@@ -164,7 +186,7 @@ static void plain_answer(
 {
 	struct plain_op *op = ctx;
 	struct bplace *p = pk == NULL ? NULL : place_by_id(vm, op->place);
-	struct cursor *c = p == NULL ? NULL : cursor_find(p, op->cursor);
+	struct cursor *c = p == NULL ? NULL : find(p->cursor, op->cursor);
 	struct err e = {0};
 	json_t *result = NULL;
 	uint64_t *bits = NULL;
@@ -239,20 +261,28 @@ static int plain(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
  */
 
 struct exact_op {
-	struct ctl_req *rq;
+	struct asker a;
 	bool peek;
+	uint32_t max; /* extents that a guest wants */
 	uint64_t vm;
 	uint32_t place;
 	struct map to; /* where the cursor goes once this is told */
 	char cursor[FIRN_NAME_MAX];
 };
 
+/* Among whose cursors it is. */
+static struct cursor *exact_set(const struct exact_op *op, struct bplace *p)
+{
+	return op->a.rq != NULL ? p->cursor : p->guest_cursor;
+}
+
 static void exact_end(struct broker *b, bool answered, void *ctx)
 {
 	struct exact_op *op = ctx;
 	struct bvm *vm = vm_by_id(b, op->vm);
 	struct bplace *p = vm == NULL ? NULL : place_by_id(vm, op->place);
-	struct cursor *c = p == NULL ? NULL : cursor_find(p, op->cursor);
+	struct cursor *c =
+	    p == NULL ? NULL : find(exact_set(op, p), op->cursor);
 
 	if (answered && !op->peek && c != NULL && c->exact &&
 	    p->npages == op->to.npages) {
@@ -271,16 +301,16 @@ static void exact_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 	struct err e;
 
 	if (why != NULL) {
-		ctl_fail(op->rq, why);
+		asker_fail(b, &op->a, why);
 		free(op);
 		return;
 	}
-	c = cursor_take(p, op->cursor);
+	c = find_or_take(exact_set(op, p), op->cursor);
 	if (c == NULL) {
 		map_put(&b->store, &l->map);
 		(void)err_set(&e, -ENOSPC, "a segment has at most %u cursors",
 		    CURSORS_MAX);
-		ctl_fail(op->rq, &e);
+		asker_fail(b, &op->a, &e);
 		free(op);
 		return;
 	}
@@ -291,26 +321,70 @@ static void exact_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 	op->vm = vm->id;
 	op->place = p->id;
 	op->to = map_get(&b->store, &l->map);
-	diff_maps(b, asker_client(op->rq), map_get(&b->store, &c->base), l->map,
+	diff_maps(b, op->a, map_get(&b->store, &c->base), l->map, op->max,
 	    exact_end, op);
 }
 
-static int exact(struct broker *b, struct ctl_req *rq, struct bvm *vm,
-    struct bplace *p, const char *cursor, struct err *e)
+/* Of (want) the asker, the cursor's name, and how much is to be told. */
+static int exact(struct broker *b, struct bvm *vm, struct bplace *p,
+    const struct exact_op *want, struct err *e)
 {
 	struct exact_op *op;
-	int rc;
+	int rc = bank_check(b, PAGE_SIZE, e);
 
-	op = calloc(1, sizeof(*op));
+	if (rc != 0)
+		return rc;
+	op = malloc(sizeof(*op));
 	if (op == NULL)
 		return err_set(e, -ENOMEM, "no memory for a query");
-	op->rq = rq;
-	op->peek = ctl_bool(rq, "peek");
-	(void)snprintf(op->cursor, sizeof(op->cursor), "%s", cursor);
+	*op = *want;
 	rc = lift(b, vm, p, false, exact_lifted, op, e);
 	if (rc != 0)
 		free(op);
 	return rc;
+}
+
+static int exact_client(struct broker *b, struct ctl_req *rq, struct bvm *vm,
+    struct bplace *p, const char *cursor, struct err *e)
+{
+	struct exact_op want = {
+	    .a = asker_client(rq), .peek = ctl_bool(rq, "peek")};
+
+	(void)snprintf(want.cursor, sizeof(want.cursor), "%s", cursor);
+	return exact(b, vm, p, &want, e);
+}
+
+static int check_guest(
+    const struct wire_gdirty *g, struct bplace *p, struct err *e)
+{
+	if (p == NULL)
+		return err_set(e, -ENOENT, "no such segment");
+	if ((g->flags & ~(FIRN_EXACT | FIRN_PEEK)) != 0 ||
+	    g->max > FIRN_EXTENTS_MAX)
+		return err_set(e, -EINVAL, "more than there is");
+	if (g->cursor[0] != '\0' && find(p->guest_cursor, g->cursor) != NULL)
+		return 0;
+	if ((g->flags & FIRN_EXACT) == 0)
+		return err_set(e, -ENOENT, "no such exact cursor");
+	if (!name_ok(g->cursor))
+		return err_set(e, -EINVAL, "not a name for a cursor");
+	return 0;
+}
+
+void guest_dirty(struct broker *b, struct asker a, struct bvm *vm,
+    const struct wire_gdirty *g)
+{
+	struct exact_op want = {
+	    .a = a, .peek = (g->flags & FIRN_PEEK) != 0, .max = g->max};
+	struct bplace *p = place_by_id(vm, g->id);
+	struct err e = {0};
+	int rc = check_guest(g, p, &e);
+
+	memcpy(want.cursor, g->cursor, sizeof(want.cursor));
+	if (rc == 0)
+		rc = exact(b, vm, p, &want, &e);
+	if (rc != 0)
+		asker_fail(b, &a, &e);
 }
 
 /* A new cursor starts now, unless the question cannot even be put. */
@@ -320,7 +394,7 @@ static int plain_begin(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
 	bool is_new = c == NULL;
 	int rc;
 
-	c = cursor_take(p, cursor);
+	c = find_or_take(p->cursor, cursor);
 	if (c == NULL)
 		return err_set(e, -ENOSPC, "a segment has at most %u cursors",
 		    CURSORS_MAX);
@@ -345,7 +419,7 @@ void op_dirty_query(void *ctx, struct ctl_req *rq)
 	cursor = ctl_str(rq, "cursor");
 	p = place_find(vm, ctl_str(rq, "segment"), &e);
 	if (p != NULL)
-		c = cursor_find(p, cursor);
+		c = find(p->cursor, cursor);
 	if (p == NULL)
 		rc = e.code;
 	else if (!name_ok(cursor) || strlen(cursor) > CURSOR_NAME_MAX)
@@ -359,7 +433,7 @@ void op_dirty_query(void *ctx, struct ctl_req *rq)
 		    "it",
 		    cursor);
 	else if (ctl_bool(rq, "exact") || (c != NULL && c->exact))
-		rc = exact(b, rq, vm, p, cursor, &e);
+		rc = exact_client(b, rq, vm, p, cursor, &e);
 	else
 		rc = plain_begin(rq, vm, p, c, cursor, &e);
 	if (rc != 0)

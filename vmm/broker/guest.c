@@ -223,6 +223,17 @@ static void g_diff(
 		diff(b, a, side, (g.flags & FIRN_EXACT) != 0, g.max);
 }
 
+static void g_dirty(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
+{
+	struct wire_gdirty g;
+
+	if (take(&a, b, pk, &g, sizeof(g)) != 0)
+		return;
+	(void)name_of(g.cursor);
+	guest_dirty(b, a, vm, &g);
+}
+
 static void g_meld(
     struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
 {
@@ -441,6 +452,8 @@ static guest_fn *handler_of(uint16_t type)
 		return g_segment;
 	case WIRE_G_ADOPT:
 		return g_adopt;
+	case WIRE_G_DIRTY:
+		return g_dirty;
 	default:
 		return NULL;
 	}

@@ -133,7 +133,7 @@ struct pins {
 	uint32_t n;
 };
 
-/* Of the clients; a plain one's bits are with the monitor. */
+/* A plain one's bits are with the monitor. */
 struct cursor {
 	char name[FIRN_NAME_MAX]; /* "": free */
 	bool exact;
@@ -172,7 +172,9 @@ struct bplace {
 	bool unmovable;    /* it would not, until the next freeze */
 	bool has_own_file; /* what was its memory until it was frozen */
 	uint32_t own_file;
-	struct cursor cursor[CURSORS_MAX];
+	struct cursor cursor[CURSORS_MAX]; /* of clients */
+	/* The guest's exact ones; of its plain ones its monitor alone knows. */
+	struct cursor guest_cursor[CURSORS_MAX];
 };
 
 enum vm_state { VM_STARTING, VM_RUNNING, VM_PAUSED, VM_EXITED };
@@ -548,7 +550,7 @@ void diff(struct broker *b, struct asker a, const struct side side[2],
  * called once, whether the asker gets the answer or not. */
 typedef void diff_end_fn(struct broker *b, bool answered, void *ctx);
 void diff_maps(struct broker *b, struct asker a, struct map x, struct map y,
-    diff_end_fn *end, void *ctx);
+    uint32_t max, diff_end_fn *end, void *ctx);
 /* The snapshot or VM:SEGMENT that parameter (param) names, to be compared. */
 int side_find(struct broker *b, struct ctl_req *rq, const char *param,
     struct side *out, struct err *e);
@@ -582,6 +584,14 @@ void meld(struct broker *b, struct asker a, const struct meld_req *r);
 /* The two bitmaps of a tracked place of (npages) in memfd (fd). -EPROTO: they
  * are not that; -ENOMEM, -E2BIG, errors of pread(2). */
 int sets_take(int fd, uint64_t npages, struct kin_sets *out);
+
+/* --- dirty.c ----------------------------------------------------------------
+ */
+/* A guest's exact query. */
+void guest_dirty(struct broker *b, struct asker a, struct bvm *vm,
+    const struct wire_gdirty *g);
+/* (p) ends: let go of what its cursors hold. */
+void cursors_end(struct broker *b, struct bplace *p);
 
 /* --- guest.c: what guests ask
  * ------------------------------------------------- */

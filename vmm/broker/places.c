@@ -4,7 +4,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "vmm/broker/internal.h"
 
@@ -73,12 +72,7 @@ void place_end(struct broker *b, struct bvm *vm, struct bplace *p)
 	if ((p->flags & FIRN_SEG_VIEW_RO) == 0)
 		bank_release(b, vm, p->npages * PAGE_SIZE);
 	steps_free(b, p);
-	for (uint32_t i = 0; i < CURSORS_MAX; i++) {
-		if (p->cursor[i].exact)
-			map_put(&b->store, &p->cursor[i].base);
-		if (p->cursor[i].owes)
-			(void)close(p->cursor[i].owed);
-	}
+	cursors_end(b, p);
 	map_put(&b->store, &p->cur);
 	if (p->has_severed)
 		map_put(&b->store, &p->severed);

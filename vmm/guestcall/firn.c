@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "shared/page/run.h"
 #include "vmm/core/cleanup.h"
@@ -368,41 +369,74 @@ static int64_t do_drop(struct guest_call *c)
 
 /* --- what changed --------------------------------------------------------- */
 
-/* Give the extents that came as a memfd and the counts. */
-static int64_t give_extents(struct guest_call *c, struct wire_packet *p,
-    const struct firn_pages *pages, uint64_t max)
+/*
+ * Room for the answer, before it is asked for: what a cursor has passed is told
+ * nobody a second time. Both from the heap.
+ */
+struct answer {
+	struct wire_packet *packet; /* of the broker's answers, else NULL */
+	struct firn_extent *x;
+	uint64_t max; /* extents that the guest has room for */
+};
+
+static int answer_make(struct answer *a, bool packet, uint64_t max)
 {
-	int fd AUTO_CLOSE = wire_take_fd(p, 0);
-	void *data = NULL;
-	size_t len = 0;
+	*a = (struct answer){.max = max};
+	a->x = calloc(max + 1, sizeof(*a->x));
+	if (packet)
+		a->packet = calloc(1, sizeof(*a->packet));
+	return a->x != NULL && (!packet || a->packet != NULL) ? 0 : -ENOMEM;
+}
+
+static void answer_free(struct answer *a)
+{
+	if (a->packet != NULL)
+		wire_close_fds(a->packet);
+	free(a->packet);
+	free(a->x);
+}
+
+/* Give the (n) extents that there is room for, and the counts. */
+static int64_t give_extents(struct guest_call *c, const struct answer *a,
+    uint64_t n, const struct firn_pages *pages)
+{
 	int r = 0;
 
-	if (fd >= 0)
-		r = wire_slurp(fd,
-		    FIRN_EXTENTS_MAX * sizeof(struct firn_extent), &data, &len);
-	if (len > max * sizeof(struct firn_extent))
-		len = max * sizeof(struct firn_extent);
-	if (r == 0 && len > 0)
-		r = guest_copy_out(c->g, c->a[3], data, len);
-	free(data);
+	if (n > a->max)
+		n = a->max;
+	if (n > 0)
+		r = guest_copy_out(c->g, c->a[3], a->x, n * sizeof(*a->x));
 	return r < 0 ? r : give(c, c->a[5], pages, sizeof(*pages), 0);
 }
 
-static int64_t ask_diff(struct guest_call *c, const struct wire_gdiff *d)
+/* The same of those that came as a memfd. */
+static int64_t give_sent(
+    struct guest_call *c, const struct answer *a, const struct firn_pages *p)
+{
+	int fd AUTO_CLOSE = wire_take_fd(a->packet, 0);
+	ssize_t n = 0;
+
+	if (fd >= 0)
+		n = pread(fd, a->x, a->max * sizeof(*a->x), 0);
+	if (n < 0)
+		return -errno;
+	return give_extents(c, a, (uint64_t)n / sizeof(*a->x), p);
+}
+
+/* A question whose answer is extents, at most (max). */
+static int64_t ask_extents(struct guest_call *c, uint16_t type,
+    const void *payload, uint32_t len, uint64_t max)
 {
 	struct firn_pages pages = {0};
-	const struct question q = {
-	    WIRE_G_DIFF, d, sizeof(*d), &pages, sizeof(pages)};
-	struct wire_packet *p = calloc(1, sizeof(*p));
-	int64_t r;
+	const struct question q = {type, payload, len, &pages, sizeof(pages)};
+	struct answer a;
+	int64_t r = answer_make(&a, true, max);
 
-	if (p == NULL)
-		return -ENOMEM;
-	r = ask_packet(c, &q, p);
+	if (r == 0)
+		r = ask_packet(c, &q, a.packet);
 	if (r >= 0)
-		r = give_extents(c, p, &pages, d->max);
-	wire_close_fds(p);
-	free(p);
+		r = give_sent(c, &a, &pages);
+	answer_free(&a);
 	return r;
 }
 
@@ -421,7 +455,7 @@ static int64_t do_diff(struct guest_call *c)
 		return -EINVAL;
 	if (c->a[4] > FIRN_EXTENTS_MAX)
 		return -E2BIG;
-	return ask_diff(c, &d);
+	return ask_extents(c, WIRE_G_DIFF, &d, sizeof(d), d.max);
 }
 
 /* A refusal comes with what conflicts, in as much room as there is. */
@@ -481,6 +515,7 @@ struct dirty_job {
 	uint32_t id;
 	const char *cursor;
 	bool peek;
+	bool begin; /* one that is not known; else -ESRCH */
 	uint64_t *words;
 	uint64_t nwords;
 	uint64_t pages;
@@ -494,6 +529,8 @@ static int dirty_on_control(void *arg)
 
 	if (!p)
 		return -ENOENT;
+	if (!j->begin && !place_has_cursor(p, j->cursor))
+		return -ESRCH;
 	place_info(p, &info);
 	j->nwords = (info.npages + 63) / 64;
 	return place_dirty(p, j->cursor, j->peek, &j->words, &j->pages, NULL);
@@ -531,40 +568,89 @@ static uint64_t to_extents(
 	return n;
 }
 
-static int64_t give_dirty(struct guest_call *c, const struct dirty_job *j)
+static int64_t give_dirty(
+    struct guest_call *c, const struct answer *a, const struct dirty_job *j)
 {
-	uint64_t max = c->a[4];
-	struct firn_extent *buf = calloc(max + 1, sizeof(*buf));
 	struct firn_pages pages = {.pages = j->pages};
-	uint64_t n;
-	int r = 0;
 
-	if (buf == NULL)
-		return -ENOMEM;
-	pages.nextents = to_extents(j, buf, max);
-	n = pages.nextents < max ? pages.nextents : max;
-	if (n > 0)
-		r = guest_copy_out(c->g, c->a[3], buf, n * sizeof(*buf));
-	free(buf);
-	return r < 0 ? r : give(c, c->a[5], &pages, sizeof(pages), 0);
+	pages.nextents = to_extents(j, a->x, a->max);
+	return give_extents(c, a, pages.nextents, &pages);
 }
 
-static int64_t do_dirty(struct guest_call *c)
+/* A plain cursor, that the control thread has. */
+static int64_t dirty_plain(struct guest_call *c, const char *name, bool begin)
 {
-	char name[FIRN_NAME_MAX];
 	struct dirty_job j = {
 	    .g = c->g,
 	    .id = (uint32_t)c->a[0],
 	    .cursor = name,
 	    .peek = c->a[2] & FIRN_PEEK,
+	    .begin = begin,
 	};
+	struct answer a;
+	int64_t r = answer_make(&a, false, c->a[4]);
+
+	if (r == 0)
+		r = c->g->env.ops.on_control(
+		    c->g->env.ops.ctx, dirty_on_control, &j);
+	if (r == 0)
+		r = give_dirty(c, &a, &j);
+	answer_free(&a);
+	free(j.words);
+	return r;
+}
+
+/* An exact one, that the broker has. */
+static int64_t dirty_exact(struct guest_call *c, const char *name)
+{
+	struct wire_gdirty g = {
+	    .id = (uint32_t)c->a[0],
+	    .flags = (uint32_t)c->a[2],
+	    .max = (uint32_t)c->a[4],
+	};
+
+	memcpy(g.cursor, name, sizeof(g.cursor));
+	return ask_extents(c, WIRE_G_DIRTY, &g, sizeof(g), g.max);
+}
+
+static int known_on_control(void *arg)
+{
+	const struct dirty_job *j = arg;
+	struct place *p = places_by_id(j->g->env.places, j->id);
+
+	if (!p)
+		return -ENOENT;
+	return place_has_cursor(p, j->cursor) ? -EINVAL : 0;
+}
+
+/* A cursor that began plain cannot answer exactly, and one that began exact
+ * answers exactly always. */
+static int64_t dirty(struct guest_call *c, const char *name)
+{
+	struct dirty_job j = {
+	    .g = c->g, .id = (uint32_t)c->a[0], .cursor = name};
+	int64_t r;
+
+	if (c->a[2] & FIRN_EXACT) {
+		r = c->g->env.ops.on_control(
+		    c->g->env.ops.ctx, known_on_control, &j);
+		return r < 0 ? r : dirty_exact(c, name);
+	}
+	r = dirty_plain(c, name, false);
+	if (r != -ESRCH)
+		return r;
+	r = dirty_exact(c, name);
+	return r != -ENOENT ? r : dirty_plain(c, name, true);
+}
+
+static int64_t do_dirty(struct guest_call *c)
+{
+	char name[FIRN_NAME_MAX];
 	int64_t r;
 
 	if (c->a[0] > UINT32_MAX)
 		return -ENOENT;
-	if (c->a[2] & FIRN_EXACT)
-		return -ENOTSUP;
-	if (c->a[2] & ~(uint64_t)FIRN_PEEK)
+	if (c->a[2] & ~(uint64_t)(FIRN_EXACT | FIRN_PEEK))
 		return -EINVAL;
 	if (c->a[4] > FIRN_EXTENTS_MAX)
 		return -E2BIG;
@@ -577,13 +663,7 @@ static int64_t do_dirty(struct guest_call *c)
 		r = check_out(c, c->a[3], c->a[4] * sizeof(struct firn_extent));
 	if (r == 0)
 		r = check_out(c, c->a[5], sizeof(struct firn_pages));
-	if (r == 0)
-		r = c->g->env.ops.on_control(
-		    c->g->env.ops.ctx, dirty_on_control, &j);
-	if (r == 0)
-		r = give_dirty(c, &j);
-	free(j.words);
-	return r;
+	return r < 0 ? r : dirty(c, name);
 }
 
 static firn_fn *const calls[] = {

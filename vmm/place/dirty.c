@@ -135,6 +135,15 @@ static struct cursor *find_cursor(struct place *p, const char *name)
 	return unused;
 }
 
+bool place_has_cursor(const struct place *p, const char *name)
+{
+	for (uint32_t c = 0; c < PLACE_CURSORS_MAX; c++)
+		if (p->cursor[c].bits != NULL &&
+		    strcmp(p->cursor[c].name, name) == 0)
+			return true;
+	return false;
+}
+
 /* Harvest at one instant of the guest, and take what (k) has. */
 static int take_bits(
     struct place *p, struct cursor *k, bool peek, uint64_t *out, struct err *e)

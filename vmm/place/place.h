@@ -244,6 +244,9 @@ int place_touched(struct place *p, struct place_sets *out, struct err *e);
 int place_dirty(struct place *p, const char *name, bool peek, uint64_t **words,
     uint64_t *npages_dirty, struct err *e);
 
+/* Does (p) have a cursor of that name? */
+bool place_has_cursor(const struct place *p, const char *name);
+
 /* --- backing -------------------------------------------------------------- */
 
 /*

@@ -75,6 +75,9 @@ enum wire_type {
 	WIRE_G_ADOPT, /* wire_gmap (no mode) -> struct firn_segment */
 	/* broker -> monitor: wire_relay -> ; fds: as WIRE_MAP */
 	WIRE_RELAY,
+	/* monitor -> broker: wire_gdirty -> as WIRE_G_DIFF. Without FIRN_EXACT
+	 * only of a cursor that began with it, else -ENOENT */
+	WIRE_G_DIRTY,
 	WIRE_TYPE_END
 };
 
@@ -266,6 +269,14 @@ struct wire_gdiff {
 	uint32_t max;   /* extents wanted */
 };
 
+struct wire_gdirty {
+	uint32_t id;
+	uint32_t flags; /* FIRN_EXACT, FIRN_PEEK */
+	uint32_t max;   /* extents wanted */
+	uint32_t pad;
+	char cursor[FIRN_NAME_MAX];
+};
+
 struct wire_gmeld {
 	struct firn_meld m;
 	char name[FIRN_NAME_MAX];
@@ -285,6 +296,7 @@ _Static_assert(sizeof(struct wire_frozen) == 176, "wire layout");
 _Static_assert(sizeof(struct wire_map) == 104, "wire layout");
 _Static_assert(sizeof(struct wire_relay) == 24, "wire layout");
 _Static_assert(sizeof(struct wire_exited) == 200, "wire layout");
+_Static_assert(sizeof(struct wire_gdirty) == 80, "wire layout");
 
 /* A packet as received: the owner closes the descriptors with
  * wire_close_fds(). */
