@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "vmm/layer/layer.h"
+#include "vmm/map/arena.h"
 
 #define SEALS_REQUIRED                                                         \
 	(F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
@@ -51,6 +52,7 @@ struct file {
 
 struct layer_set {
 	struct map_ops ops;
+	struct arena nodes; /* of page maps; tables of those are on the heap */
 	struct slot *slot;
 	uint32_t *bucket; /* heads, by id modulo cap */
 	uint32_t cap;     /* of both arrays; a power of two */

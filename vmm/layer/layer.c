@@ -74,15 +74,19 @@ static int set_grow(struct layer_set *set, uint32_t cap)
 
 static void *node_alloc(void *ctx, size_t len)
 {
-	(void)ctx;
-	return malloc(len);
+	struct layer_set *set = ctx;
+
+	return len == set->nodes.block ? arena_alloc(&set->nodes) : malloc(len);
 }
 
 static void node_free(void *ctx, void *p, size_t len)
 {
-	(void)ctx;
-	(void)len;
-	free(p);
+	struct layer_set *set = ctx;
+
+	if (len == set->nodes.block)
+		arena_free(&set->nodes, p);
+	else
+		free(p);
 }
 
 static void entry_came(void *ctx, uint32_t layer)
@@ -118,6 +122,7 @@ struct layer_set *layer_set_new(void)
 	    .layer_put = entry_went,
 	    .ctx = set,
 	};
+	arena_init(&set->nodes, map_node_len());
 	set->free_head = NO_SLOT;
 	set->file_free = NO_SLOT;
 	set->reap_head = NO_SLOT;
@@ -142,6 +147,7 @@ void layer_set_free(struct layer_set *set)
 	for (uint32_t i = 0; i < set->cap; i++)
 		if (set->slot[i].npieces > 1)
 			free(set->slot[i].piece);
+	arena_fini(&set->nodes);
 	free(set->file);
 	free(set->slot);
 	free(set->bucket);

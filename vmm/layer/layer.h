@@ -47,7 +47,7 @@ struct layer_set *layer_set_new(void);
 /* Closes every descriptor that is left. No map may name a layer any more. */
 void layer_set_free(struct layer_set *set);
 
-/* For map_store_init(): nodes from the heap, layers counted in (set). */
+/* For map_store_init(): nodes from an arena, layers counted in (set). */
 const struct map_ops *layer_set_map_ops(struct layer_set *set);
 
 /* Sums over a set, kept: asking costs nothing, whatever there is. */

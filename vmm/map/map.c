@@ -279,6 +279,11 @@ static void root_put(struct map_store *st, const struct map *m)
 	roots_trim(st);
 }
 
+size_t map_node_len(void)
+{
+	return sizeof(struct map_node);
+}
+
 void map_store_init(struct map_store *st, const struct map_ops *ops)
 {
 	*st = (struct map_store){.ops = ops};

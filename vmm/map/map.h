@@ -35,7 +35,9 @@
 #define MAP_NPAGES_MAX (1ULL << 40)
 
 struct map_ops {
-	void *(*alloc)(void *ctx, size_t len); /* NULL: no memory */
+	/* Of a node, map_node_len() bytes, or of a table, of which there are
+	 * few. NULL: no memory. */
+	void *(*alloc)(void *ctx, size_t len);
 	void (*free)(void *ctx, void *p, size_t len);
 	/* An entry that names (layer) came into being, or went. May be NULL. */
 	void (*layer_get)(void *ctx, uint32_t layer);
@@ -62,6 +64,8 @@ struct map {
 	uint64_t npages;
 	uint64_t entry; /* the root entry; opaque */
 };
+
+size_t map_node_len(void);
 
 void map_store_init(struct map_store *st, const struct map_ops *ops);
 

@@ -7,6 +7,7 @@
 
 #include "tests/bench/curves/curves.h"
 #include "vmm/kin/meld.h"
+#include "vmm/map/arena.h"
 
 #define GIB      (1ULL << 18) /* pages */
 #define HISTORY  4u           /* freezes before what is measured */
@@ -16,11 +17,10 @@
 #define DRIFT    30u /* pages that each of those changed */
 #define LOOPS    16u
 
-static const struct map_ops map_ops = {
-    .alloc = curve_alloc, .free = curve_free};
-
 struct bed {
 	struct map_store st;
+	struct arena nodes;
+	struct map_ops ops;
 	struct map base;
 	struct page_run *ra, *rb;
 	size_t n;
@@ -31,6 +31,24 @@ struct times {
 	double freeze[BENCH_RUNS], diff[BENCH_RUNS], meld[BENCH_RUNS],
 	    drop[BENCH_RUNS];
 };
+
+/* As firnd does. */
+static void *node_alloc(void *ctx, size_t len)
+{
+	struct arena *a = ctx;
+
+	return len == a->block ? arena_alloc(a) : malloc(len);
+}
+
+static void node_free(void *ctx, void *p, size_t len)
+{
+	struct arena *a = ctx;
+
+	if (len == a->block)
+		arena_free(a, p);
+	else
+		free(p);
+}
 
 static double since(uint64_t begin)
 {
@@ -56,13 +74,18 @@ static bool grow(struct bed *b, size_t n, uint32_t layer)
 	return true;
 }
 
-static bool bed_make(struct bed *b, uint64_t npages, size_t n)
+static bool bed_make(struct bed *b, uint64_t npages, size_t n, bool arena)
 {
 	struct page_run all = {.npages = npages, .layer = 1};
 	struct map zero;
 
 	*b = (struct bed){.n = n, .seed = 88172645463325252ULL};
-	map_store_init(&b->st, &map_ops);
+	arena_init(&b->nodes, map_node_len());
+	b->ops = (struct map_ops){.alloc = curve_alloc, .free = curve_free};
+	if (arena)
+		b->ops = (struct map_ops){
+		    .alloc = node_alloc, .free = node_free, .ctx = &b->nodes};
+	map_store_init(&b->st, &b->ops);
 	b->ra = calloc(n, sizeof(*b->ra));
 	b->rb = calloc(n, sizeof(*b->rb));
 	if (b->ra == NULL || b->rb == NULL || map_zero(npages, &zero) != 0 ||
@@ -77,6 +100,9 @@ static bool bed_make(struct bed *b, uint64_t npages, size_t n)
 static void bed_free(struct bed *b)
 {
 	map_put(&b->st, &b->base);
+	while (map_reap(&b->st, MAP_PUT_NODES))
+		;
+	arena_fini(&b->nodes);
 	free(b->ra);
 	free(b->rb);
 }
@@ -154,17 +180,28 @@ static bool round_of(struct bed *b, struct times *t, size_t i)
 	return ok && pages == loops * b->n;
 }
 
-static bool measure(struct bed *b, const char *chart, double x)
+static void point(
+    const char *chart, const char *series, const char *how, double x, double *v)
+{
+	char name[64];
+
+	(void)snprintf(name, sizeof(name), "%s%s", series, how);
+	curve_point(chart, name, x, bench_median(v, BENCH_RUNS));
+}
+
+static bool measure(struct bed *b, const char *chart, const char *how, double x)
 {
 	struct times t;
 
 	for (size_t i = 0; i < BENCH_RUNS; i++)
 		if (!round_of(b, &t, i))
 			return false;
-	curve_point(chart, "freeze", x, bench_median(t.freeze, BENCH_RUNS));
-	curve_point(chart, "diff", x, bench_median(t.diff, BENCH_RUNS));
-	curve_point(chart, "meld", x, bench_median(t.meld, BENCH_RUNS));
-	curve_point(chart, "drop", x, bench_median(t.drop, BENCH_RUNS));
+	point(chart, "freeze", how, x, t.freeze);
+	point(chart, "diff", how, x, t.diff);
+	if (*how != '\0')
+		return true;
+	point(chart, "meld", how, x, t.meld);
+	point(chart, "drop", how, x, t.drop);
 	return true;
 }
 
@@ -174,8 +211,8 @@ static bool over_size(void)
 	bool ok = true;
 
 	for (uint64_t gib = 1; gib <= 1024 && ok; gib *= 4) {
-		ok = bed_make(&b, gib * GIB, CHANGED) &&
-		     measure(&b, "size", (double)gib);
+		ok = bed_make(&b, gib * GIB, CHANGED, true) &&
+		     measure(&b, "size", "", (double)gib);
 		bed_free(&b);
 	}
 	return ok;
@@ -187,8 +224,8 @@ static bool over_changed(void)
 	bool ok = true;
 
 	for (size_t n = 10; n <= 100000 && ok; n *= 10) {
-		ok = bed_make(&b, 64 * GIB, n) &&
-		     measure(&b, "changed", (double)n);
+		ok = bed_make(&b, 64 * GIB, n, true) &&
+		     measure(&b, "changed", "", (double)n);
 		bed_free(&b);
 	}
 	return ok;
@@ -196,11 +233,11 @@ static bool over_changed(void)
 
 /* The same history each time, of which the last (keep) snapshots stay: what
  * differs is how many are alive, not how scattered the page map is. */
-static bool with_alive(struct map *alive, uint32_t keep)
+static bool with_alive(struct map *alive, uint32_t keep, bool arena)
 {
 	struct bed b;
 	uint32_t n = 0;
-	bool ok = bed_make(&b, GIB, CHANGED);
+	bool ok = bed_make(&b, GIB, CHANGED, arena);
 
 	for (uint32_t i = 0; i < ALIVE && ok; i++) {
 		if (ALIVE - i <= keep)
@@ -209,7 +246,7 @@ static bool with_alive(struct map *alive, uint32_t keep)
 	}
 	while (map_reap(&b.st, MAP_PUT_NODES))
 		;
-	ok = ok && measure(&b, "alive", (double)keep);
+	ok = ok && measure(&b, "alive", arena ? "" : ", malloc", (double)keep);
 	while (n > 0)
 		map_put(&b.st, &alive[--n]);
 	bed_free(&b);
@@ -222,7 +259,8 @@ static bool over_alive(void)
 	bool ok = alive != NULL;
 
 	for (uint32_t keep = 10; keep <= ALIVE && ok; keep *= 10)
-		ok = with_alive(alive, keep);
+		ok = with_alive(alive, keep, true) &&
+		     with_alive(alive, keep, false);
 	free(alive);
 	return ok;
 }

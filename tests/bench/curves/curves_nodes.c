@@ -3,27 +3,25 @@
  * Bytes of nodes a changed page, with all of 1,000 snapshots alive, each with
  * 1,000 random pages of 1 GiB changed. Built with each fan-out of page maps.
  */
-#include <malloc.h>
-
 #include "tests/bench/curves/curves.h"
+#include "vmm/map/arena.h"
 
 #define GIB     (1ULL << 18) /* pages */
 #define FREEZES 1000u
 #define PAGES   1000u
 
-static uint64_t heap; /* what malloc took for them */
-
 static void *node_alloc(void *ctx, size_t len)
 {
-	void *p = malloc(len);
-
-	(void)ctx;
-	if (p != NULL)
-		heap += malloc_usable_size(p) + sizeof(size_t);
-	return p;
+	return len == map_node_len() ? arena_alloc(ctx) : malloc(len);
 }
 
-static const struct map_ops ops = {.alloc = node_alloc, .free = curve_free};
+static void node_free(void *ctx, void *p, size_t len)
+{
+	if (len == map_node_len())
+		arena_free(ctx, p);
+	else
+		free(p);
+}
 
 static int by_page(const void *a, const void *b)
 {
@@ -55,6 +53,9 @@ int main(void)
 	static struct page_run r[PAGES];
 	static struct map map[FREEZES + 1];
 	struct page_run all = {.npages = GIB, .layer = 1};
+	struct arena nodes;
+	const struct map_ops ops = {
+	    .alloc = node_alloc, .free = node_free, .ctx = &nodes};
 	struct map_store st;
 	struct map zero;
 	uint64_t seed = 88172645463325252ULL;
@@ -62,6 +63,7 @@ int main(void)
 	uint64_t begin;
 	double fanout = 1 << MAP_FANOUT_SHIFT;
 
+	arena_init(&nodes, map_node_len());
 	map_store_init(&st, &ops);
 	if (map_zero(GIB, &zero) != 0 ||
 	    map_apply(&st, &zero, &all, 1, &map[0]) != 0)
@@ -78,11 +80,11 @@ int main(void)
 	    (double)(curve_cpu_ns() - begin) / 1000 / FREEZES);
 	curve_point("nodes", "bytes of nodes", fanout,
 	    (double)st.nbytes / (double)changed);
-	curve_point(
-	    "nodes", "bytes of heap", fanout, (double)heap / (double)changed);
+	curve_point("nodes", "bytes of slabs", fanout,
+	    (double)arena_bytes(&nodes) / (double)changed);
 	for (uint32_t i = 0; i <= FREEZES; i++)
 		map_put(&st, &map[i]);
 	while (map_reap(&st, MAP_PUT_NODES))
 		;
-	return st.nbytes == 0 ? 0 : 1;
+	return st.nbytes == 0 && arena_bytes(&nodes) <= ARENA_SLAB ? 0 : 1;
 }

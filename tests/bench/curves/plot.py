@@ -37,18 +37,17 @@ NOTES = {
     "alive": "Each has the same history, of which so many stay. The "
              "operations visit as many nodes each time; the nodes are further "
              "apart in memory the more are alive, which the processor's "
-             "translation caches feel: hence the series with a heap in huge "
-             "pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`).",
+             "caches feel: hence an allocator of their own, in huge pages "
+             "(`vmm/map/arena.h`); beside it what malloc made of them.",
     "nodes": "At most 256 bytes a changed page were asked for. Bytes of nodes "
-             "are what `firn stats` counts, bytes of heap what malloc takes.",
+             "are what `firn stats` counts, bytes of slabs what they are in.",
 }
-HUGE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 
 
-def run(program, env=None):
+def run(program):
     """(chart, series, x, y) for each point."""
     text = subprocess.run([program], check=True, stdout=subprocess.PIPE,
-                          text=True, env=env).stdout
+                          text=True).stdout
     for line in text.splitlines():
         chart, series, x, y = line.split("\t")
         yield chart, series, float(x), float(y)
@@ -66,11 +65,6 @@ def measure(build):
                  *sorted(glob.glob(bench + "curves_nodes_?"))]:
         for point in run(name):
             add(*point)
-    huge = dict(os.environ)
-    huge[HUGE[0]] = HUGE[1]
-    for chart, series, x, y in run(bench + "curves_map", huge):
-        if chart == "alive" and series in ("freeze", "diff"):
-            add(chart, series + ", huge pages", x, y)
     return out
 
 
