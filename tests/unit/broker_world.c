@@ -539,6 +539,20 @@ static void answer_map(struct fake *f)
 	reply(f, 0, &m, sizeof(m), NULL, 0);
 }
 
+/* A place goes on from other files. */
+static void answer_relay(struct fake *f)
+{
+	struct wire_relay q;
+
+	assert_int_equal(f->p.m.len, sizeof(q));
+	memcpy(&q, f->p.payload, sizeof(q));
+	assert_int_equal(q.npages, NPAGES);
+	assert_int_equal(f->p.nfds, 1 + q.nlayers);
+	show_runs(f->p.fd[0], f->p.fd + 1, q.nlayers, f->relayed);
+	f->nrelays++;
+	reply(f, 0, NULL, 0, NULL, 0);
+}
+
 static void answer_touched(struct fake *f)
 {
 	int fd = sets_blob(f);
@@ -631,7 +645,7 @@ static void fake_request(struct fake *f)
 		say(f, WIRE_STARTED, 0, 0, NULL, 0, NULL, 0);
 		return;
 	}
-	if (misbehave(f))
+	if (misbehave(f) || (f->answers != NULL && f->answers(f)))
 		return;
 	if (f->p.m.type == WIRE_FREEZE || f->p.m.type == WIRE_SEVER)
 		answer_freeze(f);
@@ -641,6 +655,8 @@ static void fake_request(struct fake *f)
 		answer_dirty(f);
 	else if (f->p.m.type == WIRE_TOUCHED)
 		answer_touched(f);
+	else if (f->p.m.type == WIRE_RELAY)
+		answer_relay(f);
 	else if (f->p.m.type == WIRE_STATS)
 		reply(f, 0, &stats, sizeof(stats), NULL, 0);
 	else

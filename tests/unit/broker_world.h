@@ -99,6 +99,8 @@ enum how {
 
 struct fake {
 	bool used;
+	/* Asked first of each request: has it answered in its own way? */
+	bool (*answers)(struct fake *f);
 	int sock;
 	pid_t pid;
 	char name[32];
@@ -113,7 +115,8 @@ struct fake {
 	uint32_t next_id;
 	/* What the broker told it to map last, page by page. */
 	uint64_t mapped[NPAGES];
-	uint32_t nreplies, nkills;
+	uint64_t relayed[NPAGES]; /* to be shown from other files, the same */
+	uint32_t nreplies, nkills, nrelays;
 	int64_t last_status;
 	struct firn_pages last_pages; /* of an answer that is such */
 	uint64_t last_nsent;          /* extents in its memfd */

@@ -126,7 +126,8 @@ static void job_done(struct work *w)
 	}
 	s->moved_bytes += r.moved_bytes;
 	s->moved_files += r.from_files;
-	if (r.from_files > 0)
+	/* Also those that could not be asked when files were rewritten. */
+	if (marking || r.from_files > 0)
 		relay_places(b);
 	/* Its files are taken to be closed, so that they do not count. */
 	layers_reap(b);
