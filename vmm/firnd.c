@@ -5,6 +5,7 @@
 #include <getopt.h>
 #include <libgen.h>
 #include <limits.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -243,6 +244,19 @@ static bool hold_standard(void)
 	return true;
 }
 
+#define HEAP_LARGE (128 << 10) /* bytes */
+
+/*
+ * What is large goes back to the kernel when it is freed: malloc would raise
+ * the size from which that is so to whatever was freed once. And one heap for
+ * all threads, which seldom allocate: each would keep what it once needed.
+ */
+static void heap_stays_small(void)
+{
+	(void)mallopt(M_MMAP_THRESHOLD, HEAP_LARGE);
+	(void)mallopt(M_ARENA_MAX, 1);
+}
+
 int main(int argc, char **argv)
 {
 	struct options o = {.adopt = -1, .die_with = -1};
@@ -253,6 +267,7 @@ int main(int argc, char **argv)
 		return rc - 1;
 	if (!hold_standard())
 		return 1;
+	heap_stays_small();
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	if (run(&o, &e) == 0)
