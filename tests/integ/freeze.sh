@@ -68,6 +68,10 @@ done
 is "show: size" "$(jq .size <<<"$show")" $((n * 4096))
 is "show: its pages add up" "$(jq \
     '.exclusive_pages + .shared_pages + .zero_pages == .pages' <<<"$show")" true
+is "show: its bytes add up" "$(jq \
+    '.exclusive_bytes + .shared_bytes == .live_bytes and
+    .live_bytes == (.pages - .zero_pages) * 4096 and
+    .exclusive_bytes == .exclusive_pages * 4096' <<<"$show")" true
 like "show prints" "$("$FIRN" show s1)" '^zero pages: +[0-9]+'
 is "snapshots lists them" "$("$FIRN" snapshots --json |
     jq '.snapshots | length')" $((rounds + 1))

@@ -449,6 +449,53 @@ static void test_compare_refusals(void **state)
 	(void)close(fd);
 }
 
+/* A file says who has opened it, and what of it is alive; the next file in its
+ * slot is another. */
+static void test_opened_and_counted(void **state)
+{
+	struct layer_set *set = *state;
+	uint32_t id = adopt(set, 2, 2);
+	uint32_t n;
+	uint32_t file = layer_pieces(set, id, &n)->file;
+	struct layer_totals sum;
+	struct lfile_stat st;
+	uint64_t serial;
+
+	lfile_stat(set, file, &st);
+	serial = st.serial;
+	assert_int_equal(st.openers, 0);
+	assert_int_equal(st.live, st.bytes);
+	lfile_opened(set, file, 0);
+	lfile_opened(set, file, LFILE_OPENERS_MAX - 1);
+	lfile_opened(set, file, 0);
+	lfile_counted(set, file, serial, PAGE_SIZE);
+	lfile_counted(set, file, serial + 1, 0);
+	lfile_stat(set, file, &st);
+	assert_int_equal(st.openers, 1 | 1ULL << 63);
+	assert_int_equal(st.live, PAGE_SIZE);
+	layer_set_totals(set, &sum);
+	assert_int_equal(sum.pinned_files, 1);
+	assert_int_equal(sum.pinned_bytes, st.bytes);
+	lfile_counted(set, file, serial, 1ULL << 40);
+	lfile_stat(set, file, &st);
+	assert_int_equal(st.live, st.bytes);
+	lfile_get(set, file);
+	layer_put(set, id);
+	lfile_stat(set, file, &st);
+	assert_int_equal(st.live, 0); /* no piece is left in it */
+	assert_int_equal(st.openers, 0);
+	lfile_put(set, file);
+	assert_int_equal(close(layer_reap_take(set)), 0);
+	id = adopt(set, 1, 1);
+	assert_int_equal(layer_pieces(set, id, &n)->file, file);
+	lfile_counted(set, file, serial, 0);
+	lfile_stat(set, file, &st);
+	assert_int_equal(st.live, st.bytes);
+	assert_int_not_equal(st.serial, serial);
+	layer_put(set, id);
+	assert_int_equal(close(layer_reap_take(set)), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -464,6 +511,8 @@ int main(void)
 		test_no_descriptors, setup, teardown),
 	    cmocka_unit_test_setup_teardown(
 		test_holds_and_reap, setup, teardown),
+	    cmocka_unit_test_setup_teardown(
+		test_opened_and_counted, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_many, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_limit, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_map_holds, setup, teardown),

@@ -501,6 +501,57 @@ static void test_no_memory(void **state)
 	map_put(&f->st, &b);
 }
 
+static bool count_stops(void *ctx)
+{
+	int *left = ctx;
+
+	return (*left)-- == 0;
+}
+
+/* Nodes that are called exclusive are those that go with the map. */
+static void test_count_nodes(void **state)
+{
+	struct fix *f = *state;
+	struct map m = zero_of(4096);
+	struct map other[3];
+	struct map_nodes n;
+	uint64_t before;
+	int stop = -1;
+
+	for (uint32_t i = 0; i < 64; i++)
+		put_over(f, &m,
+		    &(struct page_run){.page = i * 61, .npages = 1, .layer = 1},
+		    1);
+	assert_int_equal(
+	    map_count_nodes(&m, NULL, 0, count_stops, &stop, &n), 0);
+	assert_int_equal(n.bytes, f->st.nbytes);
+	assert_int_equal(n.exclusive, n.bytes);
+	for (uint32_t i = 0; i < 2; i++) {
+		other[i] = map_get(&f->st, &m);
+		put_over(f, &other[i],
+		    &(struct page_run){
+			.page = 100 + 3000 * i, .npages = 5, .layer = 2},
+		    1);
+	}
+	other[2] = zero_of(4095);
+	assert_int_equal(
+	    map_count_nodes(&m, other, 3, count_stops, &stop, &n), 0);
+	assert_true(n.exclusive > 0 && n.exclusive < n.bytes);
+	stop = 1;
+	assert_int_equal(
+	    map_count_nodes(&m, other, 3, count_stops, &stop, &n), -ECANCELED);
+	stop = -1;
+	assert_int_equal(
+	    map_count_nodes(&m, other, 3, count_stops, &stop, &n), 0);
+	before = f->st.nbytes;
+	map_put(&f->st, &m);
+	while (map_reap(&f->st, 1000))
+		;
+	assert_int_equal(before - f->st.nbytes, n.exclusive);
+	map_put(&f->st, &other[0]);
+	map_put(&f->st, &other[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -520,6 +571,7 @@ int main(void)
 		test_same_is_shared, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_layer_counts, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_no_memory, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_count_nodes, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -163,6 +163,8 @@ void out_record(const json_t *obj, const struct col *cols, size_t ncols);
 /* Ranges of pages, one a line with byte offsets. */
 void out_ranges(const struct firn_pageset *p);
 json_t *ranges_json(const struct firn_pageset *p); /* new, or NULL */
+/* Who pins what, a line each, of a reply's pinned_by. */
+void out_pinned(const json_t *reply);
 /* "1.5G" in (buf) of (len). */
 const char *fmt_size(uint64_t n, char *buf, size_t len);
 const char *fmt_ns(uint64_t ns, char *buf, size_t len);

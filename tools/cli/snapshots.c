@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: MIT */
+#include <stdio.h>
+
 #include "tools/cli/cli.h"
 
 static const struct col list_cols[] = {
@@ -21,6 +23,17 @@ static const struct col show_cols[] = {
     {"exclusive_pages", "exclusive pages", COL_UINT},
     {"shared_pages", "shared pages", COL_UINT},
     {"zero_pages", "zero pages", COL_UINT},
+    {"live_bytes", "live", COL_SIZE},
+    {"exclusive_bytes", "  exclusive", COL_SIZE},
+    {"shared_bytes", "  shared", COL_SIZE},
+    {"copy_bytes", "copies", COL_SIZE},
+    {"node_bytes", "nodes", COL_SIZE},
+    {"exclusive_node_bytes", "  exclusive", COL_SIZE},
+    {"files", "files", COL_UINT},
+    {"file_bytes", "  held", COL_SIZE},
+    {"dead_bytes", "  dead", COL_SIZE},
+    {"pinned_bytes", "  pinned", COL_SIZE},
+    {"dead_pinned_bytes", "  pinned, dead", COL_SIZE},
     {"origin", "origin", COL_TEXT},
     {"parent", "parent", COL_TEXT},
     {"melded", "melded", COL_TEXT},
@@ -77,6 +90,13 @@ int verb_snapshots(struct cli *c, const struct args *a)
 	return ret;
 }
 
+static int print_show(const json_t *r)
+{
+	out_record(r, show_cols, sizeof(show_cols) / sizeof(show_cols[0]));
+	out_pinned(r);
+	return ferror(stdout) || fflush(stdout) ? EX_FAIL : EX_OK;
+}
+
 int verb_show(struct cli *c, const struct args *a)
 {
 	json_t *r = cli_call(
@@ -88,8 +108,7 @@ int verb_show(struct cli *c, const struct args *a)
 	if (c->json)
 		ret = out_json(r);
 	else
-		out_record(
-		    r, show_cols, sizeof(show_cols) / sizeof(show_cols[0]));
+		ret = print_show(r);
 	json_decref(r);
 	return ret;
 }

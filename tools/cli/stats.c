@@ -12,6 +12,25 @@ static void line(const char *what, const json_t *r, const char *key)
 	    "%-10s %8s\n", what, fmt_size(json_u64(r, key), buf, sizeof(buf)));
 }
 
+void out_pinned(const json_t *r)
+{
+	const json_t *p;
+	size_t i;
+
+	json_array_foreach(json_object_get(r, "pinned_by"), i, p)
+	{
+		char vms[16];
+		char clients[16];
+
+		(void)printf("  pinned by uid %" PRIu64
+			     ": VMs %s, clients %s\n",
+		    json_u64(p, "uid"),
+		    fmt_size(json_u64(p, "vm_bytes"), vms, sizeof(vms)),
+		    fmt_size(
+			json_u64(p, "client_bytes"), clients, sizeof(clients)));
+	}
+}
+
 static int print(const json_t *r)
 {
 	(void)printf("VMs        %8" PRIu64 "\nsnapshots  %8" PRIu64
@@ -22,6 +41,7 @@ static int print(const json_t *r)
 	line("  live", r, "live_bytes");
 	line("  dead", r, "dead_bytes");
 	line("  pinned", r, "pinned_bytes");
+	out_pinned(r);
 	line("nodes", r, "node_bytes");
 	line("tables", r, "table_bytes");
 	line("records", r, "record_bytes");

@@ -43,6 +43,7 @@ struct home *home_get(struct broker *b, uid_t uid)
 		return NULL;
 	}
 	h->uid = uid;
+	h->number = n;
 	h->next = b->homes;
 	b->homes = h;
 	return h;

@@ -99,6 +99,7 @@ struct lineage {
 struct home {
 	struct home *next;
 	uid_t uid;
+	uint32_t number; /* below HOMES_MAX; its own for good */
 	struct cap_table caps;
 	struct cap_slot *slots;
 };
@@ -341,6 +342,28 @@ int runs_of(const struct map *m, uint64_t first, uint64_t npages,
 /* Have (rs) name files by their numbers in (t), zeroed before, instead of
  * layers. The files are held until filetab_free(). -ENOMEM, -E2BIG, -EPROTO. */
 int files_of(struct broker *b, struct runs *rs, struct filetab *t);
+
+/* --- snapops.c
+ */
+/* The snapshot that parameter "snapshot" names; else (rq) is answered. */
+struct snap *req_snap(
+    struct broker *b, struct ctl_req *rq, uint32_t rights, int32_t *cap);
+/* What is known of (s), called (name), without a walk. NULL: no memory. */
+json_t *snap_json(struct broker *b, struct snap *s, const char *name);
+
+/* --- pinned.c: who keeps files in use */
+/* For each file a bit for each home whose VMs have it mapped or open, but for
+ * a request under way; from the heap, or NULL. */
+uint64_t *pinned_by_vms(const struct broker *b);
+/* Bytes of files that each home pins, added up. */
+struct pinned {
+	uint64_t vms[HOMES_MAX];     /* by their VMs */
+	uint64_t clients[HOMES_MAX]; /* by what its clients have opened */
+};
+/* (vms) is the file's, of pinned_by_vms(). */
+void pinned_add(struct pinned *sum, const struct lfile_stat *st, uint64_t vms);
+/* A list of {uid, vm_bytes, client_bytes}, of those who pin anything. */
+json_t *pinned_json(const struct broker *b, const struct pinned *sum);
 
 /* --- store.c: giving back --------------------------------------------------
  */

@@ -164,6 +164,13 @@ static const struct ctl_param snaps_results[] = {
     OBJS("snapshots", "the caller's", snap_fields),
     {.name = "more", .type = CTL_BOOL, .doc = "whether there are others"},
     SIZE_OPT("next", "'after' of the request for them"), END};
+static const struct ctl_param pinned_fields[] = {SIZE("uid", "who pins"),
+    SIZE("vm_bytes", "of files, whole, that its VMs have mapped or open"),
+    SIZE("client_bytes", "of files, whole, that its clients have opened"), END};
+#define R_PINNED_BY                                                            \
+	OBJS("pinned_by",                                                      \
+	    "the users who pin; a file of several is told of each",            \
+	    pinned_fields)
 static const struct ctl_param show_results[] = {SIZE("id", "of the snapshot"),
     STR("name", "label"), SIZE("pages", "of it"), SIZE("size", "bytes"),
     STR("origin", "VM:SEGMENT, or import"),
@@ -177,7 +184,18 @@ static const struct ctl_param show_results[] = {SIZE("id", "of the snapshot"),
     SIZE("extents", "runs of pages that are not zero"),
     SIZE("exclusive_pages", "that no other page map shares"),
     SIZE("shared_pages", "that another page map shares"),
-    SIZE("zero_pages", "that are in no layer"), END};
+    SIZE("zero_pages", "that are in no layer"),
+    SIZE("live_bytes", "of its pages: exclusive and shared"),
+    SIZE("exclusive_bytes", "that go with it"),
+    SIZE("shared_bytes", "that stay with other page maps"),
+    SIZE("copy_bytes", "of its pages once more, for views and openers"),
+    SIZE("node_bytes", "of its page map"),
+    SIZE("exclusive_node_bytes", "of them, that go with it"),
+    SIZE("files", "that its layers are in"),
+    SIZE("file_bytes", "of these files, whatever is in them"),
+    SIZE("dead_bytes", "of these that no page map reaches, as last counted"),
+    SIZE("pinned_bytes", "of these files, in use outside"),
+    SIZE("dead_pinned_bytes", "dead, and pinned"), R_PINNED_BY, END};
 
 #define R_EXTENTS                                                              \
 	{.name = "extents",                                                    \
@@ -264,7 +282,7 @@ static const struct ctl_param stats_results[] = {SIZE("vms", "that live"),
     SIZE("live_bytes", "that page maps reach, as last counted"),
     SIZE("dead_bytes", "that they do not"),
     SIZE("pinned_files", "mapped by monitors or opened by clients"),
-    SIZE("pinned_bytes", "of these files, whole"),
+    SIZE("pinned_bytes", "of these files, whole"), R_PINNED_BY,
     SIZE("nodes", "of page maps"), SIZE("node_bytes", "of page maps"),
     SIZE("table_bytes", "of firnd's tables of layers and files"),
     SIZE("records", "of descent"),

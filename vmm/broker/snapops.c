@@ -12,8 +12,7 @@
 #include "vmm/broker/internal.h"
 #include "vmm/layer/layer_copy.h"
 
-/* The snapshot that parameter "snapshot" names; else (rq) is answered. */
-static struct snap *req_snap(
+struct snap *req_snap(
     struct broker *b, struct ctl_req *rq, uint32_t rights, int32_t *cap)
 {
 	struct err e = {0};
@@ -26,7 +25,7 @@ static struct snap *req_snap(
 	return NULL;
 }
 
-static json_t *base_json(struct broker *b, struct snap *s, const char *name)
+json_t *snap_json(struct broker *b, struct snap *s, const char *name)
 {
 	json_t *j =
 	    json_pack("{s:I,s:s,s:I,s:I,s:s,s:I,s:b}", "id", (json_int_t)s->id,
@@ -58,7 +57,7 @@ static json_t *list_json(
 		struct snap *s = snap_by_id(b, c->object);
 
 		if (s != NULL && json_array_append_new(
-				     list, base_json(b, s, c->name)) != 0) {
+				     list, snap_json(b, s, c->name)) != 0) {
 			json_decref(list);
 			return NULL;
 		}
@@ -106,211 +105,6 @@ void op_snapshot_drop(void *ctx, struct ctl_req *rq)
 	ctl_reply(rq, NULL, NULL, 0);
 }
 
-/* --- snapshot.show -----------------------------------------------------------
- */
-
-struct show_op {
-	struct work work;
-	struct broker *b;
-	struct ctl_req *rq;
-	struct snap *s;
-	struct map map;
-	char name[FIRN_NAME_MAX];
-	struct map *other; /* every other map of the same pages; held */
-	uint32_t nother;
-	uint64_t *alone; /* a bit a page that no other map shares */
-	uint64_t extents, zero, exclusive;
-	uint32_t *layers; /* seen */
-	uint32_t nlayers, cap;
-	int rc;
-};
-
-static int see_layer(struct show_op *op, uint32_t layer)
-{
-	/* Runs of one layer come in clusters: look from the newest. */
-	for (uint32_t i = op->nlayers; i > 0; i--)
-		if (op->layers[i - 1] == layer)
-			return 0;
-	if (op->nlayers == op->cap) {
-		uint32_t cap = op->cap == 0 ? 16 : op->cap * 2;
-		uint32_t *p = realloc(op->layers, cap * sizeof(*p));
-
-		if (p == NULL)
-			return -ENOMEM;
-		op->layers = p;
-		op->cap = cap;
-	}
-	op->layers[op->nlayers++] = layer;
-	return 0;
-}
-
-static int show_run(void *ctx, const struct page_run *r)
-{
-	struct show_op *op = ctx;
-
-	if (r->layer == RUN_ZERO) {
-		op->zero += r->npages;
-		return 0;
-	}
-	op->extents++;
-	for (uint64_t i = 0; i < r->npages; i++)
-		op->alone[(r->page + i) / 64] |= 1ULL << (r->page + i) % 64;
-	return see_layer(op, r->layer);
-}
-
-/* What lies between two differing runs is shared. */
-struct shared {
-	uint64_t *alone;
-	uint64_t next;
-};
-
-static void clear_bits(uint64_t *w, uint64_t from, uint64_t to)
-{
-	for (; from < to && from % 64 != 0; from++)
-		w[from / 64] &= ~(1ULL << from % 64);
-	for (; from + 64 <= to; from += 64)
-		w[from / 64] = 0;
-	for (; from < to; from++)
-		w[from / 64] &= ~(1ULL << from % 64);
-}
-
-static int not_shared(void *ctx, uint64_t page, uint64_t npages)
-{
-	struct shared *x = ctx;
-
-	clear_bits(x->alone, x->next, page);
-	x->next = page + npages;
-	return 0;
-}
-
-static void show_run_work(struct work *w)
-{
-	struct show_op *op = (struct show_op *)w;
-	uint64_t npages = op->map.npages;
-
-	op->rc = map_walk(&op->map, 0, npages, show_run, op);
-	for (uint32_t i = 0; i < op->nother && op->rc == 0; i++) {
-		struct shared x = {.alone = op->alone};
-
-		op->rc =
-		    map_diff(&op->map, &op->other[i], not_shared, &x, NULL);
-		clear_bits(op->alone, x.next, npages);
-		if (worker_cancelled(w))
-			op->rc = -ECANCELED;
-	}
-	for (uint64_t i = 0; i < (npages + 63) / 64; i++)
-		op->exclusive += (uint64_t)__builtin_popcountll(op->alone[i]);
-}
-
-static void show_free(struct show_op *op)
-{
-	struct broker *b = op->b;
-
-	for (uint32_t i = 0; i < op->nother; i++)
-		map_put(&b->store, &op->other[i]);
-	map_put(&b->store, &op->map);
-	snap_put(b, op->s);
-	free(op->other);
-	free(op->alone);
-	free(op->layers);
-	free(op);
-	layers_reap(b);
-}
-
-static void show_done(struct work *w)
-{
-	struct show_op *op = (struct show_op *)w;
-	uint64_t pages = op->map.npages;
-	struct err e;
-	json_t *j;
-
-	if (!w->ran)
-		op->rc = -ECANCELED;
-	if (op->rc != 0) {
-		(void)err_set(&e, op->rc, "cannot count its pages: %s",
-		    strerror(-op->rc));
-		ctl_fail(op->rq, &e);
-	} else {
-		j = base_json(op->b, op->s, op->name);
-		(void)json_object_update_new(
-		    j, json_pack("{s:I,s:I,s:I,s:I,s:I}", "layers",
-			   (json_int_t)op->nlayers, "extents",
-			   (json_int_t)op->extents, "exclusive_pages",
-			   (json_int_t)op->exclusive, "shared_pages",
-			   (json_int_t)(pages - op->zero - op->exclusive),
-			   "zero_pages", (json_int_t)op->zero));
-		ctl_reply(op->rq, j, NULL, 0);
-	}
-	show_free(op);
-}
-
-/* Counting for a client that went ends; it may be long. */
-static void show_cancelled(struct ctl_req *rq, void *arg)
-{
-	struct show_op *op = arg;
-
-	(void)rq;
-	worker_cancel(&op->work);
-}
-
-static void add_other(struct show_op *op, const struct map *m, uint32_t max)
-{
-	if (m->npages == op->map.npages && op->nother < max)
-		op->other[op->nother++] = map_get(&op->b->store, m);
-}
-
-static uint32_t each_other(struct show_op *op, uint32_t max)
-{
-	struct broker *b = op->b;
-	uint32_t n = 0;
-
-	for (uint32_t i = 0; i < SNAP_BUCKETS; i++)
-		for (struct snap *s = b->snaps[i]; s != NULL; s = s->next)
-			if (s != op->s && ++n <= max)
-				add_other(op, &s->map, max);
-	for (struct bvm *vm = b->vms; vm != NULL; vm = vm->next)
-		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
-			if (vm->place[i].used && vm->place[i].shown != op->s &&
-			    ++n <= max)
-				add_other(op, &vm->place[i].cur, max);
-	return n;
-}
-
-void op_snapshot_show(void *ctx, struct ctl_req *rq)
-{
-	struct broker *b = ctx;
-	int32_t num;
-	struct snap *s = req_snap(b, rq, 0, &num);
-	struct show_op *op = s == NULL ? NULL : calloc(1, sizeof(*op));
-	const struct cap *c;
-	uint32_t max;
-	struct err e;
-
-	if (s == NULL)
-		return;
-	if (op != NULL) {
-		op->b = b;
-		op->rq = rq;
-		op->s = snap_hold(s);
-		op->map = map_get(&b->store, &s->map);
-		op->alone = calloc((s->map.npages + 63) / 64, 8);
-		max = each_other(op, 0);
-		op->other = calloc((size_t)max + 1, sizeof(*op->other));
-	}
-	if (op == NULL || op->alone == NULL || op->other == NULL) {
-		if (op != NULL)
-			show_free(op);
-		(void)err_set(&e, -ENOMEM, "no memory to count its pages");
-		ctl_fail(rq, &e);
-		return;
-	}
-	(void)each_other(op, max);
-	(void)cap_lookup(&req_home(rq)->caps, num, 0, &c);
-	memcpy(op->name, c->name, sizeof(op->name));
-	ctl_req_on_cancel(rq, show_cancelled, op);
-	worker_submit(b->pool, &op->work, show_run_work, show_done);
-}
-
 /* --- snapshot.open
  * ------------------------------------------------------------ */
 
@@ -327,6 +121,7 @@ struct open_op {
 	struct work work;
 	struct broker *b;
 	struct ctl_req *rq;
+	uint32_t home; /* its number */
 	struct snap *s;
 	struct map base; /* what (from) is of; held, for its layers */
 	struct runs from;
@@ -420,7 +215,7 @@ static void open_reply(struct open_op *op)
 	}
 	for (uint32_t i = 0; i < op->tab.nfiles; i++) {
 		fds[1 + i] = op->tab.fd[i];
-		lfile_opened(op->b->layers, op->tab.file[i]);
+		lfile_opened(op->b->layers, op->tab.file[i], op->home);
 	}
 	ctl_reply(op->rq,
 	    json_pack("{s:I,s:i,s:I}", "pages", (json_int_t)op->s->map.npages,
@@ -555,6 +350,7 @@ void op_snapshot_open(void *ctx, struct ctl_req *rq)
 	}
 	op->b = b;
 	op->rq = rq;
+	op->home = req_home(rq)->number;
 	op->s = snap_hold(s);
 	op->copied.fd = -1;
 	if (open_begin(op) != 0)
@@ -712,7 +508,7 @@ void op_snapshot_import(void *ctx, struct ctl_req *rq)
 	op->file = layer_pieces(b->layers, op->layer, &npieces)->file;
 	lfile_get(b->layers, op->file);
 	/* The client has had a descriptor, and may keep it. */
-	lfile_opened(b->layers, op->file);
+	lfile_opened(b->layers, op->file, req_home(rq)->number);
 	op->fd = lfile_fd(b->layers, op->file);
 	if (name != NULL)
 		(void)snprintf(op->name, sizeof(op->name), "%s", name);

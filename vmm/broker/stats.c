@@ -65,6 +65,25 @@ static json_t *layers_json(struct broker *b)
 	    (json_int_t)s->moved_bytes);
 }
 
+/* Who pins what; NULL: no memory to tell. */
+static json_t *pins_json(const struct broker *b)
+{
+	uint64_t *by = pinned_by_vms(b);
+	struct pinned sum = {0};
+	struct lfile_stat st;
+	uint32_t pos = 0;
+	uint32_t file;
+
+	if (by == NULL)
+		return NULL;
+	while (lfile_next(b->layers, &pos, &file)) {
+		lfile_stat(b->layers, file, &st);
+		pinned_add(&sum, &st, by[file]);
+	}
+	free(by);
+	return pinned_json(b, &sum);
+}
+
 /* Those of descent, and what tracked views have told so far. */
 static uint64_t record_bytes(const struct broker *b)
 {
@@ -94,6 +113,7 @@ static json_t *stats_json(const struct stats_op *op)
 		   (json_int_t)less(op->resident, op->private_), "bank_bytes",
 		   (json_int_t)b->bank_max, "reserved_bytes",
 		   (json_int_t)b->bank_used));
+	(void)json_object_set_new(j, "pinned_by", pins_json(b));
 	return j;
 }
 

@@ -40,13 +40,15 @@ struct slot {
 struct file {
 	uint64_t npages;
 	uint64_t bytes;
+	uint64_t live;    /* of them, as last counted */
+	uint64_t serial;  /* no other file ever has it */
+	uint64_t openers; /* a bit for each who has its descriptor */
 	uint32_t npieces;
 	uint32_t holds; /* pins counted */
 	uint32_t pins;
 	uint32_t next;
 	uint32_t whose;
 	int fd;
-	bool opened;
 	bool owned;
 };
 
@@ -63,6 +65,7 @@ struct layer_set {
 	uint32_t file_free;
 	uint32_t reap_head;
 	uint32_t reap_tail;
+	uint64_t last_serial;
 	struct layer_totals sum;
 };
 

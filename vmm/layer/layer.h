@@ -224,9 +224,14 @@ void lfile_put(struct layer_set *set, uint32_t file);
 /* The same for somebody outside who maps it: its bytes count as pinned. */
 void lfile_pin(struct layer_set *set, uint32_t file);
 void lfile_unpin(struct layer_set *set, uint32_t file);
-/* For one who has its descriptor and will never say when it is closed: pinned
- * for as long as a piece is in it. */
-void lfile_opened(struct layer_set *set, uint32_t file);
+#define LFILE_OPENERS_MAX 64u
+/* For (who), a number below that, who has its descriptor and will never say
+ * when it is closed: pinned for as long as a piece is in it. */
+void lfile_opened(struct layer_set *set, uint32_t file, uint32_t who);
+/* (live) of its bytes are reachable. Does nothing when the file of (serial) is
+ * not there any more. */
+void lfile_counted(
+    struct layer_set *set, uint32_t file, uint64_t serial, uint64_t live);
 
 /* Borrow its read-only descriptor. (file) must be one that lives. */
 int lfile_fd(const struct layer_set *set, uint32_t file);
@@ -234,6 +239,11 @@ int lfile_fd(const struct layer_set *set, uint32_t file);
 struct lfile_stat {
 	uint64_t npages;
 	uint64_t bytes; /* of memory, as the kernel said when it came */
+	/* Of them, that page maps reach: as last counted, before that all; 0
+	 * without a piece. */
+	uint64_t live;
+	uint64_t serial;  /* no other file ever has it */
+	uint64_t openers; /* a bit for each of lfile_opened() */
 	uint32_t npieces;
 	uint32_t pins;
 	uint32_t whose; /* 0: nobody's */

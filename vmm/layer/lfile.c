@@ -45,6 +45,8 @@ uint32_t enter_file(struct layer_set *set, const struct file *f)
 
 	set->file_free = set->file[i].next;
 	set->file[i] = *f;
+	set->file[i].live = f->bytes;
+	set->file[i].serial = ++set->last_serial;
 	set->sum.files++;
 	set->sum.bytes += f->bytes;
 	return i;
@@ -58,7 +60,7 @@ struct file *file_of(const struct layer_set *set, uint32_t file)
 
 static bool is_pinned(const struct file *f)
 {
-	return f->pins != 0 || f->opened;
+	return f->pins != 0 || f->openers != 0;
 }
 
 static void append_reap(struct layer_set *set, uint32_t i)
@@ -92,7 +94,7 @@ void file_settle(struct layer_set *set, uint32_t i)
 	bool was = is_pinned(f);
 
 	if (f->npieces == 0)
-		f->opened = false;
+		f->openers = 0;
 	count_pinned(set, f, was);
 	if (f->npieces == 0 && f->holds == 0)
 		append_reap(set, i);
@@ -134,13 +136,24 @@ void lfile_unpin(struct layer_set *set, uint32_t file)
 	file_settle(set, file);
 }
 
-void lfile_opened(struct layer_set *set, uint32_t file)
+void lfile_opened(struct layer_set *set, uint32_t file, uint32_t who)
 {
 	struct file *f = file_of(set, file);
 	bool was = is_pinned(f);
 
-	f->opened = f->npieces != 0;
+	assert(who < LFILE_OPENERS_MAX);
+	if (f->npieces != 0)
+		f->openers |= 1ULL << who;
 	count_pinned(set, f, was);
+}
+
+void lfile_counted(
+    struct layer_set *set, uint32_t file, uint64_t serial, uint64_t live)
+{
+	struct file *f = &set->file[file];
+
+	if (f->serial == serial)
+		f->live = live < f->bytes ? live : f->bytes;
 }
 
 void lfile_belongs(struct layer_set *set, uint32_t file, uint32_t whose)
@@ -161,10 +174,13 @@ void lfile_stat(
 	*out = (struct lfile_stat){
 	    .npages = f->npages,
 	    .bytes = f->bytes,
+	    .live = f->npieces == 0 ? 0 : f->live,
+	    .serial = f->serial,
+	    .openers = f->openers,
 	    .npieces = f->npieces,
 	    .pins = f->pins,
 	    .whose = f->whose,
-	    .opened = f->opened,
+	    .opened = f->openers != 0,
 	    .owned = f->owned,
 	};
 }

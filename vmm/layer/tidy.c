@@ -13,8 +13,9 @@
 struct tfile {
 	uint32_t file;
 	uint64_t npages;
-	uint64_t used; /* pages that the kernel has for it */
-	uint64_t live; /* pages to be copied, if it is chosen */
+	uint64_t used;   /* pages that the kernel has for it */
+	uint64_t live;   /* pages to be copied, if it is chosen */
+	uint64_t serial; /* 0: what is live of it is not found */
 	uint32_t whose;
 	int fd;
 	bool may_move; /* and is held */
@@ -87,6 +88,7 @@ static int note_files(struct tidy *t, const struct tidy_conf *conf)
 		    .file = file,
 		    .npages = st.npages,
 		    .used = st.bytes / PAGE_SIZE,
+		    .serial = st.owned ? 0 : st.serial,
 		    .fd = lfile_fd(t->set, file),
 		    .whose = st.whose,
 		    .pinned = st.pins != 0,
@@ -651,10 +653,23 @@ static int swap_all(struct tidy *t)
 	return 0;
 }
 
+static void tell_live(const struct tidy *t)
+{
+	for (uint32_t i = 0; i < t->nfiles; i++) {
+		const struct tfile *f = &t->file[i];
+
+		if (f->serial != 0)
+			lfile_counted(
+			    t->set, f->file, f->serial, f->live * PAGE_SIZE);
+	}
+}
+
 int tidy_end(struct tidy *t, struct tidy_result *out, struct err *e)
 {
 	int rc = t->ran ? t->rc : -ECANCELED;
 
+	if (t->res.marked)
+		tell_live(t);
 	if (rc == 0)
 		rc = swap_all(t);
 	if (rc != 0) {

@@ -15,6 +15,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
+#include <stdlib.h>
 
 #include "shared/status.h"
 
@@ -695,6 +696,87 @@ int map_diff(const struct map *a, const struct map *b, map_diff_fn *fn,
     void *ctx, uint64_t *nodes_visited)
 {
 	return map_diff_until(a, b, fn, NULL, ctx, nodes_visited);
+}
+
+/* --- nodes ---------------------------------------------------------------- */
+
+/* A map's nodes, parents before children. */
+struct census {
+	uint64_t n, cap;
+	uint32_t *size; /* of its subtree, in nodes; SHARED: as well */
+};
+
+#define SHARED 0x80000000u
+
+static int census_add(struct census *c, uint64_t e)
+{
+	uint64_t at = c->n;
+	int rc = 0;
+
+	if (!entry_is_node(e))
+		return 0;
+	if (c->n == c->cap) {
+		uint64_t cap = c->cap == 0 ? 256 : c->cap * 2;
+		uint32_t *size = realloc(c->size, cap * sizeof(*size));
+
+		if (size == NULL || cap >= SHARED) {
+			c->size = size == NULL ? c->size : size;
+			return -ENOMEM;
+		}
+		c->size = size;
+		c->cap = cap;
+	}
+	c->n++;
+	for (unsigned i = 0; i < MAP_FANOUT && rc == 0; i++)
+		rc = census_add(c, entry_node(e)->child[i]);
+	c->size[at] = (uint32_t)(c->n - at);
+	return rc;
+}
+
+/* Mark what (o), another map's at the same place, shares of (e), which is
+ * number (at). The number behind its subtree. */
+static uint64_t census_share(
+    struct census *c, uint64_t e, uint64_t o, uint64_t at)
+{
+	uint64_t next = at + 1;
+
+	if (!entry_is_node(e))
+		return at;
+	if (e == o)
+		c->size[at] |= SHARED;
+	if ((c->size[at] & SHARED) != 0 || !entry_is_node(o))
+		return at + (c->size[at] & ~SHARED);
+	for (unsigned i = 0; i < MAP_FANOUT; i++)
+		next = census_share(
+		    c, entry_node(e)->child[i], entry_node(o)->child[i], next);
+	return next;
+}
+
+int map_count_nodes(const struct map *m, const struct map *other, size_t nother,
+    map_stop_fn *stop, void *ctx, struct map_nodes *out)
+{
+	struct census c = {0};
+	uint64_t alone = 0;
+	int rc = census_add(&c, m->entry);
+
+	for (size_t i = 0; i < nother && rc == 0; i++) {
+		if (other[i].npages == m->npages)
+			(void)census_share(&c, m->entry, other[i].entry, 0);
+		if (stop(ctx))
+			rc = -ECANCELED;
+	}
+	for (uint64_t i = 0; i < c.n;) {
+		bool shared = (c.size[i] & SHARED) != 0;
+
+		alone += !shared;
+		i += shared ? c.size[i] & ~SHARED : 1;
+	}
+	*out = (struct map_nodes){
+	    .bytes = c.n * sizeof(struct map_node),
+	    .exclusive = alone * sizeof(struct map_node),
+	};
+	free(c.size);
+	return rc;
 }
 
 /* --- mark ----------------------------------------------------------------- */

@@ -124,6 +124,15 @@ typedef bool map_stop_fn(void *ctx);
 int map_diff_until(const struct map *a, const struct map *b, map_diff_fn *fn,
     map_stop_fn *stop, void *ctx, uint64_t *nodes_visited);
 
+/* Bytes of the nodes of (m), and those that none of (other) shares. Asks (stop)
+ * for each of (other). -ENOMEM, -ECANCELED. */
+struct map_nodes {
+	uint64_t bytes;
+	uint64_t exclusive;
+};
+int map_count_nodes(const struct map *m, const struct map *other, size_t nother,
+    map_stop_fn *stop, void *ctx, struct map_nodes *out);
+
 /* --- everything that is reachable ------------------------------------------
  *
  * A mark visits each node that any map of the store reaches once, however many

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * snapshot.show: what every byte of one snapshot is.
+ *
+ * A worker walks its map, compares it with every other map of its length, and
+ * finds what is exclusive. What is in the files of its layers besides, who pins
+ * those, and what of them nobody reaches any more (as of the last mark) is
+ * known without a walk, and read at the end, at one instant.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vmm/broker/internal.h"
+
+struct show_op {
+	struct work work;
+	struct broker *b;
+	struct ctl_req *rq;
+	struct snap *s;
+	struct map map;
+	char name[FIRN_NAME_MAX];
+	struct map *other; /* every other map of the same pages; held */
+	uint32_t nother;
+	struct map form[2]; /* its laid and its opened form, where there are */
+	uint32_t nforms;
+	uint64_t *alone; /* a bit a page that no other map shares */
+	uint64_t extents, zero, exclusive;
+	uint64_t copies; /* pages that its forms have elsewhere */
+	struct map_nodes nodes;
+	uint32_t *layers; /* seen; its own come first */
+	uint32_t nlayers, nown, cap;
+	int rc;
+};
+
+static int see_layer(struct show_op *op, uint32_t layer)
+{
+	/* Runs of one layer come in clusters: look from the newest. */
+	for (uint32_t i = op->nlayers; i > 0; i--)
+		if (op->layers[i - 1] == layer)
+			return 0;
+	if (op->nlayers == op->cap) {
+		uint32_t cap = op->cap == 0 ? 16 : op->cap * 2;
+		uint32_t *p = realloc(op->layers, cap * sizeof(*p));
+
+		if (p == NULL)
+			return -ENOMEM;
+		op->layers = p;
+		op->cap = cap;
+	}
+	op->layers[op->nlayers++] = layer;
+	return 0;
+}
+
+static int show_run(void *ctx, const struct page_run *r)
+{
+	struct show_op *op = ctx;
+
+	if (r->layer == RUN_ZERO) {
+		op->zero += r->npages;
+		return 0;
+	}
+	op->extents++;
+	for (uint64_t i = 0; i < r->npages; i++)
+		op->alone[(r->page + i) / 64] |= 1ULL << (r->page + i) % 64;
+	return see_layer(op, r->layer);
+}
+
+/* What lies between two differing runs is shared. */
+struct shared {
+	uint64_t *alone;
+	uint64_t next;
+};
+
+static void clear_bits(uint64_t *w, uint64_t from, uint64_t to)
+{
+	for (; from < to && from % 64 != 0; from++)
+		w[from / 64] &= ~(1ULL << from % 64);
+	for (; from + 64 <= to; from += 64)
+		w[from / 64] = 0;
+	for (; from < to; from++)
+		w[from / 64] &= ~(1ULL << from % 64);
+}
+
+static int not_shared(void *ctx, uint64_t page, uint64_t npages)
+{
+	struct shared *x = ctx;
+
+	clear_bits(x->alone, x->next, page);
+	x->next = page + npages;
+	return 0;
+}
+
+static int form_run(void *ctx, const struct page_run *r)
+{
+	return r->layer == RUN_ZERO ? 0 : see_layer(ctx, r->layer);
+}
+
+static int count_copies(void *ctx, uint64_t page, uint64_t npages)
+{
+	struct show_op *op = ctx;
+
+	(void)page;
+	op->copies += npages;
+	return 0;
+}
+
+static bool show_stopped(void *ctx)
+{
+	struct show_op *op = ctx;
+
+	return worker_cancelled(&op->work);
+}
+
+static int count_forms(struct show_op *op)
+{
+	int rc = 0;
+
+	op->nown = op->nlayers;
+	for (uint32_t i = 0; i < op->nforms && rc == 0; i++) {
+		rc = map_walk(&op->form[i], 0, op->map.npages, form_run, op);
+		if (rc == 0)
+			rc = map_diff_until(&op->map, &op->form[i],
+			    count_copies, show_stopped, op, NULL);
+	}
+	return rc;
+}
+
+static void show_run_work(struct work *w)
+{
+	struct show_op *op = (struct show_op *)w;
+	uint64_t npages = op->map.npages;
+
+	op->rc = map_walk(&op->map, 0, npages, show_run, op);
+	if (op->rc == 0)
+		op->rc = count_forms(op);
+	if (op->rc == 0)
+		op->rc = map_count_nodes(&op->map, op->other, op->nother,
+		    show_stopped, op, &op->nodes);
+	for (uint32_t i = 0; i < op->nother && op->rc == 0; i++) {
+		struct shared x = {.alone = op->alone};
+
+		op->rc =
+		    map_diff(&op->map, &op->other[i], not_shared, &x, NULL);
+		clear_bits(op->alone, x.next, npages);
+		if (worker_cancelled(w))
+			op->rc = -ECANCELED;
+	}
+	for (uint64_t i = 0; i < (npages + 63) / 64; i++)
+		op->exclusive += (uint64_t)__builtin_popcountll(op->alone[i]);
+}
+
+static void show_free(struct show_op *op)
+{
+	struct broker *b = op->b;
+
+	for (uint32_t i = 0; i < op->nother; i++)
+		map_put(&b->store, &op->other[i]);
+	for (uint32_t i = 0; i < op->nforms; i++)
+		map_put(&b->store, &op->form[i]);
+	map_put(&b->store, &op->map);
+	snap_put(b, op->s);
+	free(op->other);
+	free(op->alone);
+	free(op->layers);
+	free(op);
+	layers_reap(b);
+}
+
+/* What the files of its layers hold. */
+struct show_files {
+	uint32_t files;
+	uint64_t bytes, dead, pinned, dead_pinned;
+	struct pinned by;
+};
+
+/* Which files they are: a bit each. */
+static void find_files(const struct show_op *op, uint64_t *bits)
+{
+	for (uint32_t i = 0; i < op->nlayers; i++) {
+		uint32_t n;
+		const struct layer_piece *p =
+		    layer_pieces(op->b->layers, op->layers[i], &n);
+
+		for (; n > 0; n--, p++)
+			bits[p->file / 64] |= 1ULL << p->file % 64;
+	}
+}
+
+static void add_file(
+    struct show_files *f, const struct lfile_stat *st, uint64_t vms)
+{
+	f->files++;
+	f->bytes += st->bytes;
+	f->dead += st->bytes - st->live;
+	if (st->pins != 0 || st->opened) {
+		f->pinned += st->bytes;
+		f->dead_pinned += st->bytes - st->live;
+	}
+	pinned_add(&f->by, st, vms);
+}
+
+static int count_files(const struct show_op *op, struct show_files *f)
+{
+	uint64_t bits[FILES_MAX / 64] = {0};
+	uint64_t *by = pinned_by_vms(op->b);
+	struct lfile_stat st;
+
+	if (by == NULL)
+		return -ENOMEM;
+	find_files(op, bits);
+	for (uint32_t i = 0; i < FILES_MAX / 64; i++)
+		for (uint64_t w = bits[i]; w != 0; w &= w - 1) {
+			uint32_t n = i * 64 + (uint32_t)__builtin_ctzll(w);
+
+			lfile_stat(op->b->layers, n, &st);
+			add_file(f, &st, by[n]);
+		}
+	free(by);
+	return 0;
+}
+
+static json_t *show_json(const struct show_op *op, const struct show_files *f)
+{
+	uint64_t live = op->map.npages - op->zero;
+	json_t *j = snap_json(op->b, op->s, op->name);
+
+	(void)json_object_update_new(
+	    j, json_pack("{s:I,s:I,s:I,s:I,s:I}", "layers",
+		   (json_int_t)op->nown, "extents", (json_int_t)op->extents,
+		   "exclusive_pages", (json_int_t)op->exclusive, "shared_pages",
+		   (json_int_t)(live - op->exclusive), "zero_pages",
+		   (json_int_t)op->zero));
+	(void)json_object_update_new(
+	    j, json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "live_bytes",
+		   (json_int_t)(live * PAGE_SIZE), "exclusive_bytes",
+		   (json_int_t)(op->exclusive * PAGE_SIZE), "shared_bytes",
+		   (json_int_t)((live - op->exclusive) * PAGE_SIZE),
+		   "copy_bytes", (json_int_t)(op->copies * PAGE_SIZE),
+		   "node_bytes", (json_int_t)op->nodes.bytes,
+		   "exclusive_node_bytes", (json_int_t)op->nodes.exclusive));
+	(void)json_object_update_new(
+	    j, json_pack("{s:I,s:I,s:I,s:I,s:I,s:o}", "files",
+		   (json_int_t)f->files, "file_bytes", (json_int_t)f->bytes,
+		   "dead_bytes", (json_int_t)f->dead, "pinned_bytes",
+		   (json_int_t)f->pinned, "dead_pinned_bytes",
+		   (json_int_t)f->dead_pinned, "pinned_by",
+		   pinned_json(op->b, &f->by)));
+	return j;
+}
+
+static void show_done(struct work *w)
+{
+	struct show_op *op = (struct show_op *)w;
+	struct show_files f = {0};
+	struct err e;
+
+	if (!w->ran)
+		op->rc = -ECANCELED;
+	if (op->rc == 0)
+		op->rc = count_files(op, &f);
+	if (op->rc != 0) {
+		(void)err_set(&e, op->rc, "cannot count its pages: %s",
+		    strerror(-op->rc));
+		ctl_fail(op->rq, &e);
+	} else {
+		ctl_reply(op->rq, show_json(op, &f), NULL, 0);
+	}
+	show_free(op);
+}
+
+/* Counting for a client that went ends; it may be long. */
+static void show_cancelled(struct ctl_req *rq, void *arg)
+{
+	struct show_op *op = arg;
+
+	(void)rq;
+	worker_cancel(&op->work);
+}
+
+static void add_other(struct show_op *op, const struct map *m, uint32_t max)
+{
+	if (m->npages == op->map.npages && op->nother < max)
+		op->other[op->nother++] = map_get(&op->b->store, m);
+}
+
+static uint32_t each_other(struct show_op *op, uint32_t max)
+{
+	struct broker *b = op->b;
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < SNAP_BUCKETS; i++)
+		for (struct snap *s = b->snaps[i]; s != NULL; s = s->next)
+			if (s != op->s && ++n <= max)
+				add_other(op, &s->map, max);
+	for (struct bvm *vm = b->vms; vm != NULL; vm = vm->next)
+		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+			if (vm->place[i].used && vm->place[i].shown != op->s &&
+			    ++n <= max)
+				add_other(op, &vm->place[i].cur, max);
+	return n;
+}
+
+void op_snapshot_show(void *ctx, struct ctl_req *rq)
+{
+	struct broker *b = ctx;
+	int32_t num;
+	struct snap *s = req_snap(b, rq, 0, &num);
+	struct show_op *op = s == NULL ? NULL : calloc(1, sizeof(*op));
+	const struct cap *c;
+	uint32_t max;
+	struct err e;
+
+	if (s == NULL)
+		return;
+	if (op != NULL) {
+		op->b = b;
+		op->rq = rq;
+		op->s = snap_hold(s);
+		op->map = map_get(&b->store, &s->map);
+		if (s->has_laid)
+			op->form[op->nforms++] = map_get(&b->store, &s->laid);
+		if (s->has_opened)
+			op->form[op->nforms++] = map_get(&b->store, &s->opened);
+		op->alone = calloc((s->map.npages + 63) / 64, 8);
+		max = each_other(op, 0);
+		op->other = calloc((size_t)max + 1, sizeof(*op->other));
+	}
+	if (op == NULL || op->alone == NULL || op->other == NULL) {
+		if (op != NULL)
+			show_free(op);
+		(void)err_set(&e, -ENOMEM, "no memory to count its pages");
+		ctl_fail(rq, &e);
+		return;
+	}
+	(void)each_other(op, max);
+	(void)cap_lookup(&req_home(rq)->caps, num, 0, &c);
+	memcpy(op->name, c->name, sizeof(op->name));
+	ctl_req_on_cancel(rq, show_cancelled, op);
+	worker_submit(b->pool, &op->work, show_run_work, show_done);
+}
