@@ -138,16 +138,22 @@ struct plain_op {
 	char cursor[FIRN_NAME_MAX];
 };
 
-/* The bitmap in (fd), with what the cursor still owes; NULL with *rc. */
-static uint64_t *plain_bits(
-    const struct plain_op *op, int fd, const struct cursor *c, int *rc)
+/* The bitmap in (fd), of the answer (pk), with what the cursor still owes; NULL
+ * with *rc. */
+static uint64_t *plain_bits(const struct plain_op *op,
+    const struct wire_packet *pk, int fd, const struct cursor *c, int *rc)
 {
 	size_t want = (op->npages + 63) / 64 * 8;
+	struct wire_dirtied w = {0};
 	void *bits = NULL;
 	void *owed = NULL;
 	size_t len = 0;
 
-	*rc = fd < 0 ? -EPROTO : wire_slurp(fd, want, &bits, &len);
+	if (pk->m.len == sizeof(w))
+		memcpy(&w, pk->payload, sizeof(w));
+	*rc = fd < 0 || w.npages != op->npages
+		  ? -EPROTO
+		  : wire_slurp(fd, want, &bits, &len);
 	if (*rc == 0 && len != want)
 		*rc = -EPROTO;
 	if (*rc == 0 && c != NULL && c->owes) {
@@ -199,7 +205,7 @@ static void plain_answer(
 		c->busy = false;
 	if (rc == 0) {
 		bitmap = wire_take_fd(pk, 0);
-		bits = plain_bits(op, bitmap, c, &rc);
+		bits = plain_bits(op, pk, bitmap, c, &rc);
 		if (rc == -EPROTO || rc == -EFBIG || rc == -EINVAL)
 			vm_kill(b, vm); /* no monitor of ours answers so */
 		if (rc == 0)

@@ -438,6 +438,11 @@ struct bplace *place_find(struct bvm *vm, const char *ref, struct err *e);
 struct bplace *place_add(struct broker *b, struct bvm *vm,
     const struct wire_segment *s, struct lineage *l, struct err *e);
 void place_end(struct broker *b, struct bvm *vm, struct bplace *p);
+/* What (vm) answered to WIRE_SEGMENTS, of places that it has, each once, with
+ * no more bytes than they have room for: *n of at most WIRE_SEGMENTS_MAX.
+ * -EPROTO: no monitor of ours answers so. */
+int places_told(struct bvm *vm, const struct wire_packet *pk,
+    struct wire_segment *w, uint32_t *n);
 
 /* --- monitor.c --------------------------------------------------------------
  */

@@ -84,3 +84,36 @@ void place_end(struct broker *b, struct bvm *vm, struct bplace *p)
 	*p = (struct bplace){0};
 	layers_reap(b);
 }
+
+static bool told_already(const struct wire_segment *w, uint32_t n, uint32_t id)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (w[i].id == id)
+			return true;
+	return false;
+}
+
+int places_told(struct bvm *vm, const struct wire_packet *pk,
+    struct wire_segment *w, uint32_t *n)
+{
+	uint32_t have = pk->m.len / (uint32_t)sizeof(*w);
+
+	*n = 0;
+	if (pk->m.len % sizeof(*w) != 0 || have > WIRE_SEGMENTS_MAX)
+		return -EPROTO;
+	for (uint32_t i = 0; i < have; i++) {
+		struct wire_segment *s = &w[*n];
+		const struct bplace *p;
+
+		memcpy(s, pk->payload + i * sizeof(*w), sizeof(*w));
+		p = place_by_id(vm, s->id);
+		if (p == NULL || told_already(w, *n, s->id))
+			continue;
+		if (s->resident > p->npages * PAGE_SIZE)
+			s->resident = p->npages * PAGE_SIZE;
+		if (s->private_ > s->resident)
+			s->private_ = s->resident;
+		++*n;
+	}
+	return 0;
+}

@@ -136,18 +136,16 @@ static void segments_answer(
     struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)
 {
 	struct stats_op *op = ctx;
-	struct wire_segment w;
+	struct wire_segment w[WIRE_SEGMENTS_MAX];
+	uint32_t n = 0;
 
-	(void)b;
-	(void)vm;
 	op->pending--;
-	if (pk != NULL && pk->m.status == 0)
-		for (uint32_t at = 0; at + sizeof(w) <= pk->m.len;
-		     at += sizeof(w)) {
-			memcpy(&w, pk->payload + at, sizeof(w));
-			op->resident += w.resident;
-			op->private_ += w.private_;
-		}
+	if (pk != NULL && pk->m.status == 0 && places_told(vm, pk, w, &n) != 0)
+		vm_kill(b, vm);
+	for (uint32_t i = 0; i < n; i++) {
+		op->resident += w[i].resident;
+		op->private_ += w[i].private_;
+	}
 	if (op->pending > 0)
 		return;
 	stats_answer(op);

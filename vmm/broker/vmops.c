@@ -238,19 +238,15 @@ static const char *kind_name(uint32_t flags)
 static json_t *segment_json(struct bvm *vm, const struct wire_segment *w)
 {
 	struct bplace *p = place_by_id(vm, w->id);
-	uint64_t shared =
-	    w->resident > w->private_ ? w->resident - w->private_ : 0;
 	json_t *j;
 
-	if (p == NULL)
-		return NULL;
 	p->gpa = w->gpa;
 	j = json_pack("{s:I,s:s,s:s,s:I,s:I,s:I,s:I,s:I}", "id",
 	    (json_int_t)p->id, "name", p->name, "kind", kind_name(p->flags),
 	    "gpa", (json_int_t)p->gpa, "size",
 	    (json_int_t)(p->npages * PAGE_SIZE), "resident",
 	    (json_int_t)w->resident, "private", (json_int_t)w->private_,
-	    "shared", (json_int_t)shared);
+	    "shared", (json_int_t)(w->resident - w->private_));
 	if (j != NULL && (p->flags & FIRN_SEG_TRACKED))
 		(void)json_object_set_new(j, "tracked", json_true());
 	if (j != NULL && p->shown != NULL)
@@ -263,26 +259,24 @@ static void segments_answer(
     struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)
 {
 	struct ctl_req *rq = ctx;
-	struct wire_segment w;
+	struct wire_segment w[WIRE_SEGMENTS_MAX];
 	struct err e = {0};
 	json_t *list;
+	uint32_t n = 0;
 	int rc = pk == NULL ? err_set(&e, -ESRCH, "the VM ended meanwhile")
 			    : packet_err(pk, &e);
 
-	(void)b;
+	if (rc == 0 && places_told(vm, pk, w, &n) != 0) {
+		rc = err_set(&e, -EPROTO, "the monitor's answer is malformed");
+		vm_kill(b, vm);
+	}
 	if (rc != 0) {
 		ctl_fail(rq, &e);
 		return;
 	}
 	list = json_array();
-	for (uint32_t at = 0; at + sizeof(w) <= pk->m.len; at += sizeof(w)) {
-		json_t *j;
-
-		memcpy(&w, pk->payload + at, sizeof(w));
-		j = segment_json(vm, &w);
-		if (j != NULL)
-			(void)json_array_append_new(list, j);
-	}
+	for (uint32_t i = 0; i < n; i++)
+		(void)json_array_append_new(list, segment_json(vm, &w[i]));
 	ctl_reply(rq, json_pack("{s:o}", "segments", list), NULL, 0);
 }
 
