@@ -23,8 +23,14 @@ long firn_version(void)
 
 int firn_segment_make(const char *name, uint64_t size, struct firn_segment *out)
 {
+	return firn_segment_make_as(name, size, 0, out);
+}
+
+int firn_segment_make_as(
+    const char *name, uint64_t size, uint32_t flags, struct firn_segment *out)
+{
 	return (int)firn_syscall(
-	    FIRN_NR_SEGMENT_MAKE, ptr(name), size, ptr(out), 0, 0, 0);
+	    FIRN_NR_SEGMENT_MAKE, ptr(name), size, ptr(out), flags, 0, 0);
 }
 
 int firn_segment_find(const char *name, struct firn_segment *out)
@@ -85,6 +91,13 @@ int firn_dirty(uint32_t id, const char *cursor, uint32_t flags,
 {
 	return (int)firn_syscall(
 	    FIRN_NR_DIRTY, id, ptr(cursor), flags, ptr(buf), max, ptr(out));
+}
+
+int firn_touched(uint32_t id, uint32_t which, struct firn_extent *buf,
+    uint32_t max, struct firn_pages *out)
+{
+	return (int)firn_syscall(
+	    FIRN_NR_TOUCHED, id, which, 0, ptr(buf), max, ptr(out));
 }
 
 int firn_meld(const struct firn_meld *m, const char *name,

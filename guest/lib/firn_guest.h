@@ -62,6 +62,15 @@ long firn_version(void);
  */
 int firn_segment_make(
     const char *name, uint64_t size, struct firn_segment *out);
+/*
+ * The same with flags: FIRN_SEG_TRACKED keeps which pages are read and written,
+ * as FIRN_MAP_TRACK does of a view, from now on (-ENOTSUP where the host
+ * cannot); such a segment cannot be severed. FIRN_SEG_PRIVATE: nobody who maps
+ * a version of it, or a descendant of one, gets a file with pages of another;
+ * that may cost a copy of it at its first map. -EINVAL (another flag).
+ */
+int firn_segment_make_as(
+    const char *name, uint64_t size, uint32_t flags, struct firn_segment *out);
 /* Find a segment or view by name, the program's memory being "ram"; -ENOENT. */
 int firn_segment_find(const char *name, struct firn_segment *out);
 
@@ -133,6 +142,15 @@ int firn_diff(int a, int b, uint32_t flags, struct firn_extent *buf,
  */
 int firn_dirty(uint32_t id, const char *cursor, uint32_t flags,
     struct firn_extent *buf, uint32_t max, struct firn_pages *out);
+
+/*
+ * The pages of tracked view or segment (id) that were read and not written
+ * (FIRN_READ), or written (FIRN_WRITTEN), since it was mapped or made: exactly.
+ * At most (max) extents are in (buf), and (out) counts all. -ENOENT, -EPERM (it
+ * is not tracked), -EINVAL, -E2BIG (max beyond FIRN_EXTENTS_MAX).
+ */
+int firn_touched(uint32_t id, uint32_t which, struct firn_extent *buf,
+    uint32_t max, struct firn_pages *out);
 
 /*
  * A new snapshot of what both (m->a) and (m->b) changed since (m->base), if

@@ -12,7 +12,9 @@
  *   write VALUE PAGE...    VALUE becomes the first word of each
  *   scan read|write FIRST COUNT STEP   touches COUNT pages, STEP apart, and
  *                          prints how many nanoseconds that took
- *   freeze NAME
+ *   freeze NAME, sever NAME
+ *   make NAME SIZE FLAGS   a segment, which is what is touched
+ *   touched 0|1 MAX        what was read, or written, as dirty prints it
  *   dirty CURSOR FLAGS MAX     prints how many pages, in how many extents, and
  *                          at most MAX of those
  *   meld BASE A B NAME FLAGS   prints what conflicts, if anything does
@@ -137,6 +139,19 @@ static void do_meld(void)
 	printf("\n");
 }
 
+static void answer_extents(int r, const struct firn_pages *p,
+    const struct firn_extent *x, uint64_t max)
+{
+	if (r < 0) {
+		answer(r);
+		return;
+	}
+	printf("ok %" PRIu64 " %" PRIu64, p->pages, p->nextents);
+	for (uint64_t i = 0; i < p->nextents && i < max; i++)
+		printf(" %" PRIu64 "+%" PRIu64, x[i].first, x[i].npages);
+	printf("\n");
+}
+
 static void do_dirty(void)
 {
 	struct firn_extent x[EXTENTS];
@@ -145,14 +160,18 @@ static void do_dirty(void)
 	int r = firn_dirty(at.id, text(1), (uint32_t)num(2),
 	    max > EXTENTS ? (void *)1 : x, (uint32_t)max, &p);
 
-	if (r < 0) {
-		answer(r);
-		return;
-	}
-	printf("ok %" PRIu64 " %" PRIu64, p.pages, p.nextents);
-	for (uint64_t i = 0; i < p.nextents && i < max; i++)
-		printf(" %" PRIu64 "+%" PRIu64, x[i].first, x[i].npages);
-	printf("\n");
+	answer_extents(r, &p, x, max);
+}
+
+static void do_touched(void)
+{
+	struct firn_extent x[EXTENTS];
+	struct firn_pages p = {0};
+	uint64_t max = num(2);
+	int r = firn_touched(at.id, (uint32_t)num(1),
+	    max > EXTENTS ? (void *)1 : x, (uint32_t)max, &p);
+
+	answer_extents(r, &p, x, max);
 }
 
 static void do_line(void)
@@ -167,6 +186,13 @@ static void do_line(void)
 		answer(firn_unmap(at.id));
 	else if (strcmp(w, "freeze") == 0)
 		answer(firn_freeze(at.id, text(1), NULL));
+	else if (strcmp(w, "make") == 0)
+		answer(firn_segment_make_as(
+		    text(1), num(2), (uint32_t)num(3), &at));
+	else if (strcmp(w, "sever") == 0)
+		answer(firn_sever(at.id, text(1), NULL));
+	else if (strcmp(w, "touched") == 0)
+		do_touched();
 	else if (strcmp(w, "dirty") == 0)
 		do_dirty();
 	else if (strcmp(w, "meld") == 0)

@@ -27,7 +27,8 @@
 
 enum firn_nr {
 	FIRN_NR_VERSION = FIRN_NR_BASE, /* () -> FIRN_ABI_VERSION */
-	/* (name, size, struct firn_segment *out) -> 0 */
+	/* (name, size, struct firn_segment *out, flags of FIRN_SEG_MAKE) -> 0
+	 */
 	FIRN_NR_SEGMENT_MAKE,
 	/* (name, struct firn_segment *out) -> 0: one that exists */
 	FIRN_NR_SEGMENT_FIND,
@@ -59,6 +60,9 @@ enum firn_nr {
 	FIRN_NR_MELD,
 	/* (cap, gpa or 0, struct firn_segment *out) -> 0 */
 	FIRN_NR_ADOPT,
+	/* (segment id, enum firn_touch, 0, struct firn_extent *buf, max, struct
+	 * firn_pages *out) -> 0 */
+	FIRN_NR_TOUCHED,
 	FIRN_NR_END
 };
 
@@ -74,6 +78,12 @@ enum firn_map_mode {
 /* Flags of FIRN_NR_DIFF and FIRN_NR_DIRTY. */
 #define FIRN_EXACT 1u
 #define FIRN_PEEK  2u
+
+/* Of FIRN_NR_TOUCHED. */
+enum firn_touch {
+	FIRN_READ = 0, /* and not written */
+	FIRN_WRITTEN = 1,
+};
 
 /* Of firn_meld: also where a step was not tracked. */
 #define FIRN_BLIND 1u
@@ -101,6 +111,10 @@ struct firn_segment {
 #define FIRN_SEG_VIEW_RO  1u
 #define FIRN_SEG_VIEW_COW 2u
 #define FIRN_SEG_TRACKED  4u
+/* A private history: who maps a version of it gets no file that has pages of
+ * another. Asked for only: what tells of a segment does not have it. */
+#define FIRN_SEG_PRIVATE 8u
+#define FIRN_SEG_MAKE    (FIRN_SEG_TRACKED | FIRN_SEG_PRIVATE)
 
 struct firn_frozen {
 	uint64_t snapshot; /* the broker's id */

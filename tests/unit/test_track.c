@@ -380,6 +380,51 @@ static void test_freeze(void **state)
 	place_sets_free(&s);
 }
 
+/* A segment is tracked since it was made, over zeroes. */
+static void test_segment(void **state)
+{
+	struct rig *g = *state;
+	struct place_frozen f;
+	struct place_info info;
+	struct place_sets s;
+	struct place *p;
+	struct err e = {0};
+	volatile uint64_t *word;
+
+	assert_int_equal(
+	    place_make_tracked(g->ps, "t", NPAGES * 4096ULL, &p, &e), 0);
+	place_info(p, &info);
+	assert_int_equal(info.kind, PLACE_SEGMENT);
+	assert_int_equal(place_flags(&info), FIRN_SEG_TRACKED);
+	word = (volatile uint64_t *)(void *)info.hva;
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(word[5 * 512], 0);
+		word[9 * 512] = 3;
+		touched(p, &s);
+		for (uint64_t k = 0; k < NPAGES; k++) {
+			assert_int_equal(bit(s.reads, k), k == 5);
+			assert_int_equal(bit(s.writes, k), k == 9);
+		}
+		place_sets_free(&s);
+		assert_int_equal(place_freeze(g->ps, p, &f, &e), 0);
+		assert_int_equal(f.dirty_pages, 1 - i);
+		assert_true(bit(f.sets.writes, 9));
+		place_sets_free(&f.sets);
+		place_frozen_done(p, f.nsteps);
+	}
+	assert_int_equal(place_sever(g->ps, p, -1, &f, &e), -EPERM);
+	assert_int_equal(place_close(g->ps, p, &e), -EPERM);
+	assert_int_equal(place_make_tracked(g->ps, "t", 4096, &p, &e), -EEXIST);
+	assert_int_equal(place_make_tracked(g->ps, "u", 77, &p, &e), -EINVAL);
+	assert_int_equal(place_make_tracked(g->ps, "u", 0, &p, &e), -EINVAL);
+	assert_int_equal(place_make_tracked(g->ps, "", 4096, &p, &e), -EINVAL);
+	places_track(g->ps, -1);
+	assert_int_equal(
+	    place_make_tracked(g->ps, "u", 4096, &p, &e), -ENOTSUP);
+	places_track(g->ps, g->uffd);
+	assert_null(places_by_name(g->ps, "u"));
+}
+
 /* --- refusals and failures ------------------------------------------------ */
 
 static int count_fds(void)
@@ -500,6 +545,7 @@ int main(void)
 	    TEST(test_without_scan),
 	    TEST(test_untracked_has_more),
 	    TEST(test_freeze),
+	    TEST(test_segment),
 	    TEST(test_refuses),
 	    cmocka_unit_test(test_offsets),
 	    TEST(test_failures_lose_nothing),

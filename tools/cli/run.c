@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -30,19 +31,63 @@ static int open_program(struct cli *c, const char *path)
 	return take_fd(&fd);
 }
 
+/* What --segment says: NAME=SIZE[,track][,private-history]. */
+struct segment {
+	size_t name_len;
+	uint64_t size;
+	bool track;
+	bool private_history;
+};
+
+static int parse_option(const char *s, size_t n, struct segment *out)
+{
+	if (n == 5 && strncmp(s, "track", n) == 0)
+		out->track = true;
+	else if (n == 15 && strncmp(s, "private-history", n) == 0)
+		out->private_history = true;
+	else
+		return -EINVAL;
+	return 0;
+}
+
+/* -EDOM: not a size; -ERANGE: too large; -EINVAL: no such option. */
+static int parse_segment(const char *s, struct segment *out)
+{
+	char size[32];
+	const char *at = strchr(s, '=') + 1;
+	size_t n = strcspn(at, ",");
+	int ret;
+
+	*out = (struct segment){.name_len = (size_t)(at - 1 - s)};
+	(void)snprintf(size, sizeof(size), "%.*s", (int)n, at);
+	ret = n < sizeof(size) ? parse_size(size, &out->size) : -ERANGE;
+	if (ret == 0 && out->size == 0)
+		ret = -EDOM;
+	if (ret != 0)
+		return ret == -ERANGE ? ret : -EDOM;
+	for (at += n; *at == ',' && ret == 0; at += n) {
+		at++;
+		n = strcspn(at, ",");
+		ret = parse_option(at, n, out);
+	}
+	return ret;
+}
+
 int check_run(struct cli *c, const struct args *a)
 {
-	uint64_t size;
+	struct segment seg;
 
 	for (size_t i = 0; i < a->segments.n; i++) {
 		const char *s = a->segments.v[i];
-		int ret = parse_size(strchr(s, '=') + 1, &size);
+		int ret = parse_segment(s, &seg);
 
-		if (!ret && size)
+		if (ret == 0)
 			continue;
 		cli_fail(c, "--segment %s: %s", s,
 		    ret == -ERANGE ? "the size is too large"
-				   : "not a size above 0");
+		    : ret == -EDOM ? "not a size above 0"
+				   : "after the size go ,track and "
+				     ",private-history");
 		return EX_USAGE;
 	}
 	return EX_OK;
@@ -54,13 +99,13 @@ static json_t *segment_list(const struct args *a)
 
 	for (size_t i = 0; i < a->segments.n; i++) {
 		const char *s = a->segments.v[i];
-		const char *eq = strchr(s, '=');
-		uint64_t size = 0;
+		struct segment seg;
 
-		(void)parse_size(eq + 1, &size);
-		json_array_append_new(
-		    list, json_pack("{s:s%, s:I}", "name", s, (size_t)(eq - s),
-			      "size", (json_int_t)size));
+		(void)parse_segment(s, &seg);
+		json_array_append_new(list,
+		    json_pack("{s:s%, s:I, s:b, s:b}", "name", s, seg.name_len,
+			"size", (json_int_t)seg.size, "tracked", seg.track,
+			"private_history", seg.private_history));
 	}
 	return list;
 }

@@ -108,7 +108,9 @@ const struct verb cli_verbs[] = {
 	.notes = "Stdin, stdout, stderr and the exit status are the "
 		 "program's own; a guest that\nfaults ends with a report on "
 		 "stderr and status 139. Without a daemon the guest\ngets a "
-		 "private one for its lifetime.",
+		 "private one for its lifetime.\nSIZE,track keeps which pages "
+		 "of the segment are read and written;\nSIZE,private-history "
+		 "gives who maps one version no file with pages of another.",
 	.opts = run_opts,
 	.min = 1,
 	.max = SIZE_MAX,

@@ -164,7 +164,8 @@ FIRN_API int firn_dirty(struct firn *c, const char *vm, const char *segment,
     const char *cursor, int flags, struct firn_pageset *out,
     struct firn_error *e);
 
-/* What tracked (view) read and wrote since it was laid. */
+/* What was read and written of tracked (view), or segment, since it was laid or
+ * made. */
 FIRN_API int firn_touched(struct firn *c, const char *vm, const char *view,
     struct firn_pageset *reads, struct firn_pageset *writes,
     struct firn_error *e);

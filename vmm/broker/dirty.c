@@ -332,7 +332,7 @@ static void exact_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 }
 
 /* Of (want) the asker, the cursor's name, and how much is to be told. */
-static int exact(struct broker *b, struct bvm *vm, struct bplace *p,
+static int exact_begin(struct broker *b, struct bvm *vm, struct bplace *p,
     const struct exact_op *want, struct err *e)
 {
 	struct exact_op *op;
@@ -357,7 +357,7 @@ static int exact_client(struct broker *b, struct ctl_req *rq, struct bvm *vm,
 	    .a = asker_client(rq), .peek = ctl_bool(rq, "peek")};
 
 	(void)snprintf(want.cursor, sizeof(want.cursor), "%s", cursor);
-	return exact(b, vm, p, &want, e);
+	return exact_begin(b, vm, p, &want, e);
 }
 
 static int check_guest(
@@ -388,7 +388,7 @@ void guest_dirty(struct broker *b, struct asker a, struct bvm *vm,
 
 	memcpy(want.cursor, g->cursor, sizeof(want.cursor));
 	if (rc == 0)
-		rc = exact(b, vm, p, &want, &e);
+		rc = exact_begin(b, vm, p, &want, &e);
 	if (rc != 0)
 		asker_fail(b, &a, &e);
 }

@@ -361,6 +361,8 @@ static void g_segment(
 		rc = err_set(&e, -EBUSY, "another segment is being made");
 	else if (w.size == 0 || w.size % PAGE_SIZE != 0)
 		rc = err_set(&e, -EINVAL, "a segment is whole pages");
+	else if ((w.flags & ~FIRN_SEG_MAKE) != 0)
+		rc = err_set(&e, -EINVAL, "no such segment");
 	else if (!name_ok(name_of(w.name)))
 		rc = err_set(&e, -EINVAL, "not a name for a segment");
 	if (rc == 0)
@@ -376,6 +378,7 @@ static void g_segment(
 		return;
 	}
 	vm->reserved_next = w.size;
+	vm->reserved_flags = w.flags;
 	asker_answer_guest(b, &a, 0, NULL, 0, &memory, 1);
 	(void)close(memory);
 }
@@ -396,7 +399,7 @@ static void seg_made(struct broker *b, struct bvm *vm, struct wire_packet *pk)
 		p->gpa = w.gpa; /* one of the launch's */
 		return;
 	}
-	w.flags = 0;
+	w.flags = vm->reserved_flags;
 	if (p != NULL || w.size == 0 || w.size != vm->reserved_next ||
 	    w.id == UINT32_MAX || !name_ok(w.name) ||
 	    place_add(b, vm, &w, NULL, NULL) == NULL)

@@ -70,7 +70,7 @@ struct snap {
 	/* The same pages with fewer extents, for views; see lay.c. */
 	bool has_laid;
 	struct map laid;
-	/* The same pages in layers that go out whole; see snapshot.open. */
+	/* The same pages in files that tell nothing else; see exact.c. */
 	bool has_opened;
 	struct map opened;
 	struct lineage *lineage;
@@ -82,6 +82,7 @@ struct snap {
 	uint64_t melded[2];             /* what it was made of, or 0 */
 	bool blind;                     /* melded without all reads known */
 	uid_t payer;
+	bool private_history; /* only exact files go to a monitor */
 	/* The layer that the holder of the one capability alone has; 0: sealed.
 	 * See own.c. */
 	uint32_t owned;
@@ -167,7 +168,7 @@ struct bplace {
 	uint32_t severed_owned; /* the layer, or 0 */
 	struct wire_frozen severed_f;
 	struct pins pins;  /* what a view was laid from */
-	uint32_t whose;    /* its layers are: see layers_of() */
+	uint32_t whose;    /* its layers are: see layers_of(); or nobody's */
 	unsigned lifting;  /* freezes that the monitor was asked for */
 	bool relaying;     /* the monitor was asked to; see relay.c */
 	bool unmovable;    /* it would not, until the next freeze */
@@ -222,8 +223,9 @@ struct bvm {
 	uint32_t nguest_calls; /* of its guest, that wait for other work */
 
 	uint64_t mem;
-	uint64_t reserved;      /* bytes in the bank */
-	uint64_t reserved_next; /* for a segment that the guest is making */
+	uint64_t reserved;       /* bytes in the bank */
+	uint64_t reserved_next;  /* for a segment that the guest is making */
+	uint32_t reserved_flags; /* FIRN_SEG_* of it */
 	struct bplace place[WIRE_SEGMENTS_MAX];
 	struct cap_table caps;
 	struct cap_slot *slots;
@@ -323,6 +325,9 @@ struct snap *snap_hold(struct snap *s);
 void snap_put(struct broker *b, struct snap *s);
 /* A user's layers are joined in files, and with nobody else's. */
 uint32_t layers_of(uid_t uid);
+/* Whose are copies for (s). Those of a private history are nobody's: what is in
+ * a file stays there, and nothing joins it. */
+uint32_t snap_layers(const struct snap *s);
 /* Have what nobody reaches any more closed, by a worker. */
 void layers_reap(struct broker *b);
 /* Does the bank have room for (bytes) more? -ENOSPC. */
@@ -529,6 +534,25 @@ void lay(struct broker *b, struct asker a, const struct lay_req *r);
 /* Parameters "snapshot", "gpa" and "name" of (rq), all of them checked. */
 int lay_req_take(struct broker *b, struct bvm *vm, struct ctl_req *rq,
     uint32_t rights, struct lay_req *r, struct err *e);
+
+/* --- exact.c ----------------------------------------------------------------
+ */
+#define EXACT_FILES_MAX 200u
+
+/* A snapshot as runs over files of which every page is reachable from it. */
+struct exact {
+	struct map map; /* names the files' layers */
+	struct runs runs;
+	struct filetab tab;
+};
+
+/* (x), or NULL with what failed; it ends with the call. */
+typedef void exact_fn(
+    struct broker *b, struct exact *x, const struct err *e, void *ctx);
+/* Have that of (s), which is sealed; (fn) is called once, perhaps at once.
+ * Files that tell of more are copied first: -ENOSPC, -ENOMEM, -EMFILE, -E2BIG,
+ * errors of the copy. */
+void exact(struct broker *b, struct snap *s, exact_fn *fn, void *ctx);
 
 /* --- own.c: what one holder alone has
  * -----------------------------------------

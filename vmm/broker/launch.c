@@ -80,6 +80,10 @@ static int launch_places(
 
 		w.size =
 		    (uint64_t)json_integer_value(json_object_get(s, "size"));
+		if (json_is_true(json_object_get(s, "tracked")))
+			w.flags |= FIRN_SEG_TRACKED;
+		if (json_is_true(json_object_get(s, "private_history")))
+			w.flags |= FIRN_SEG_PRIVATE;
 		if (!name_ok(name))
 			return err_set(e, -EINVAL,
 			    "'%.64s' is not a name for a segment", name);

@@ -8,6 +8,10 @@
  * snapshot's own map stays as it is, since that is what diffs compare. Laid
  * maps of relatives share what was copied: each begins as the lineage's last
  * one with the pages put over it that differ.
+ *
+ * Of a private history it is the opened map that is laid, see exact.c, and
+ * nothing is shared with relatives; what is copied becomes the opened map, and
+ * is asked again before it goes out.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -43,7 +47,8 @@ struct lay_op {
 
 static void lay_free(struct lay_op *op)
 {
-	map_put(&op->b->store, &op->base);
+	if (op->base.npages != 0)
+		map_put(&op->b->store, &op->base);
 	snap_put(op->b, op->r.snap);
 	filetab_free(&op->tab);
 	free(op->from.r);
@@ -172,6 +177,7 @@ static void copy_run(struct work *w)
 }
 
 static void lay_send(struct lay_op *op);
+static void lay_exact(struct lay_op *op);
 
 static void copy_done(struct work *w)
 {
@@ -189,7 +195,7 @@ static void copy_done(struct work *w)
 		op->copied.fd = -1;
 	}
 	if (rc == 0) {
-		layer_belongs(b->layers, id, layers_of(s->payer));
+		layer_belongs(b->layers, id, snap_layers(s));
 		for (size_t i = 0; i < op->from.n; i++)
 			op->to[i].layer = id;
 		rc = map_apply(&b->store, &op->base, op->to, op->from.n, &laid);
@@ -199,6 +205,14 @@ static void copy_done(struct work *w)
 	}
 	if (rc != 0) {
 		lay_fail(op, &op->e);
+		return;
+	}
+	if (s->private_history) {
+		if (s->has_opened)
+			map_put(&b->store, &s->opened);
+		s->opened = laid;
+		s->has_opened = true;
+		lay_exact(op);
 		return;
 	}
 	map_put(&b->store, &op->base);
@@ -314,6 +328,7 @@ static uint32_t view_flags(const struct lay_req *r)
 			 : (r->mode & FIRN_MAP_OWN) ? 0
 						    : FIRN_SEG_VIEW_RO;
 
+	flags |= r->snap->private_history ? FIRN_SEG_PRIVATE : 0;
 	return flags | ((r->mode & FIRN_MAP_TRACK) ? FIRN_SEG_TRACKED : 0);
 }
 
@@ -331,8 +346,6 @@ static void view_shows(struct broker *b, struct bplace *p,
 	p->pins = *pins;
 	*pins = (struct pins){0};
 	p->kin = kin_hold(r->snap->kin);
-	if (p->flags & FIRN_SEG_TRACKED)
-		p->lay_id = b->next_id++;
 }
 
 struct map_op {
@@ -383,7 +396,7 @@ static void map_answer(
 		view_shows(b, p, &op->r, &op->pins);
 		if (op->a.rq == NULL) {
 			struct firn_segment s = {.id = m.id,
-			    .flags = w.flags,
+			    .flags = w.flags & ~FIRN_SEG_PRIVATE,
 			    .gpa = m.gpa,
 			    .va = FIRN_WINDOW + m.gpa,
 			    .size = w.size};
@@ -598,7 +611,6 @@ static void lay_begin(struct lay_op *op)
 	struct err e = {0};
 	int rc = 0;
 
-	lay_base(op->b, op->r.snap, &op->base);
 	c.nleaves = (op->base.npages + LEAF_NPAGES - 1) / LEAF_NPAGES;
 	c.extents = calloc(c.nleaves, sizeof(*c.extents));
 	if (c.extents == NULL)
@@ -620,13 +632,52 @@ static void lay_begin(struct lay_op *op)
 	}
 }
 
+static void lay_is_exact(
+    struct broker *b, struct exact *x, const struct err *why, void *ctx)
+{
+	struct lay_op *op = ctx;
+
+	if (why != NULL) {
+		lay_fail(op, why);
+		return;
+	}
+	op->base = map_get(&b->store, &x->map);
+	lay_begin(op);
+}
+
+/* Begin, perhaps again, with files that tell nothing else. */
+static void lay_exact(struct lay_op *op)
+{
+	if (op->base.npages != 0)
+		map_put(&op->b->store, &op->base);
+	filetab_free(&op->tab);
+	free(op->from.r);
+	free(op->to);
+	free(op->fd);
+	if (op->zero_fd >= 0)
+		(void)close(op->zero_fd);
+	op->base = (struct map){0};
+	op->tab = (struct filetab){0};
+	op->from = (struct runs){0};
+	op->to = NULL;
+	op->fd = NULL;
+	op->zero_fd = -1;
+	exact(op->b, op->r.snap, lay_is_exact, op);
+}
+
 static void lay_sealed(struct broker *b, const struct err *e, void *ctx)
 {
 	(void)b;
-	if (e != NULL)
-		lay_fail(ctx, e);
-	else
-		lay_begin(ctx);
+	struct lay_op *op = ctx;
+
+	if (e != NULL) {
+		lay_fail(op, e);
+	} else if (op->r.snap->private_history) {
+		lay_exact(op);
+	} else {
+		lay_base(op->b, op->r.snap, &op->base);
+		lay_begin(op);
+	}
 }
 
 void lay(struct broker *b, struct asker a, const struct lay_req *r)

@@ -597,6 +597,7 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
 	}
 	s->payer = vm->home->uid;
 	s->owned = l->owned;
+	s->private_history = (p->flags & FIRN_SEG_PRIVATE) != 0;
 	(void)snprintf(
 	    s->origin, sizeof(s->origin), "%.63s:%.63s", vm->name, p->name);
 	if (t == NULL)

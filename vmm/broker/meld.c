@@ -205,6 +205,8 @@ static struct snap *meld_snap(struct meld_op *op, struct err *e)
 	s->melded[0] = op->r.snap[A]->id;
 	s->melded[1] = op->r.snap[B]->id;
 	s->blind = !op->tracked[A] || !op->tracked[B];
+	for (int i = 0; i < NSNAPS; i++)
+		s->private_history |= op->r.snap[i]->private_history;
 	if (!s->blind && kin_track(s->kin, &op->sets[BASE]) != 0) {
 		snap_put(b, s);
 		return err_set(e, -ENOMEM, "no memory for a meld"), NULL;

@@ -53,8 +53,12 @@
 static const struct ctl_param only_vm[] = {P_VM, END};
 static const struct ctl_param only_snap[] = {P_SNAP, END};
 
-static const struct ctl_param segment_fields[] = {
-    STR("name", "of the segment"), SIZE("size", "bytes, whole pages"), END};
+static const struct ctl_param segment_fields[] = {STR("name", "of the segment"),
+    SIZE("size", "bytes, whole pages"),
+    BOOL_OPT("tracked", "keep what is read and written"),
+    BOOL_OPT("private_history", "who maps one version gets no file with "
+				"pages of another"),
+    END};
 static const struct ctl_param give_fields[] = {
     STR("name", "in the guest's table"),
     STR("ref", "label or id of a snapshot of the caller"), END};
@@ -105,7 +109,8 @@ static const struct ctl_param seg_results_fields[] = {SIZE("id", "number"),
     SIZE("private", "bytes that are this VM's alone"),
     SIZE("shared", "resident less private"),
     SIZE_OPT("snapshot", "that a view shows"),
-    BOOL_OPT("tracked", "its reads and writes are kept"), END};
+    BOOL_OPT("tracked", "its reads and writes are kept"),
+    BOOL_OPT("private_history", "as vm.launch has it, or inherited"), END};
 static const struct ctl_param segments_results[] = {
     OBJS("segments", "views counted", seg_results_fields), END};
 
@@ -154,8 +159,9 @@ static const struct ctl_param snap_fields[] = {SIZE("id", "of the snapshot"),
 	.type = CTL_IDS,
 	.optional = true,
 	.doc = "ids of the two that it was made of"},
-    BOOL_OPT("blind", "melded without all reads known"), SIZE("payer", "uid"),
-    BOOL("owned", "the holder alone has it"), END};
+    BOOL_OPT("blind", "melded without all reads known"),
+    BOOL_OPT("private_history", "no file of it has pages of others"),
+    SIZE("payer", "uid"), BOOL("owned", "the holder alone has it"), END};
 static const struct ctl_param snaps_params[] = {
     SIZE_OPT(
 	"after", "the 'next' of the reply before; from the start if absent"),
@@ -179,8 +185,10 @@ static const struct ctl_param show_results[] = {SIZE("id", "of the snapshot"),
 	.type = CTL_IDS,
 	.optional = true,
 	.doc = "ids of the two that it was made of"},
-    BOOL_OPT("blind", "melded without all reads known"), SIZE("payer", "uid"),
-    BOOL("owned", "the holder alone has it"), SIZE("layers", "it is in"),
+    BOOL_OPT("blind", "melded without all reads known"),
+    BOOL_OPT("private_history", "no file of it has pages of others"),
+    SIZE("payer", "uid"), BOOL("owned", "the holder alone has it"),
+    SIZE("layers", "it is in"),
     SIZE("extents", "runs of pages that are not zero"),
     SIZE("exclusive_pages", "that no other page map shares"),
     SIZE("shared_pages", "that another page map shares"),

@@ -61,9 +61,10 @@ struct bplace *place_add(struct broker *b, struct bvm *vm,
 	p->lineage = l != NULL ? lineage_get(l) : lineage_new();
 	if (p->lineage == NULL)
 		return err_set(e, -ENOMEM, "no memory for a segment"), NULL;
-	p->whose = layers_of(vm->home->uid);
+	p->whose = (s->flags & FIRN_SEG_PRIVATE) ? 0 : layers_of(vm->home->uid);
+	if (p->flags & FIRN_SEG_TRACKED)
+		p->lay_id = b->next_id++;
 	p->used = true;
-	(void)b;
 	return p;
 }
 

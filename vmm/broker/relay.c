@@ -27,7 +27,7 @@ static bool can_relay(const struct bvm *vm, const struct bplace *p)
 {
 	return p->used && !p->unmovable && p->lifting == 0 && !p->relaying &&
 	       p->pending == NULL && !p->severing &&
-	       (p->flags & FIRN_SEG_TRACKED) == 0 &&
+	       (p->flags & (FIRN_SEG_TRACKED | FIRN_SEG_PRIVATE)) == 0 &&
 	       (vm->state == VM_RUNNING || vm->state == VM_PAUSED) &&
 	       !vm->killed && vm->ncalls < CALLS_MAX / 2;
 }

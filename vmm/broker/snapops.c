@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include "vmm/broker/internal.h"
-#include "vmm/layer/layer_copy.h"
 
 struct snap *req_snap(
     struct broker *b, struct ctl_req *rq, uint32_t rights, int32_t *cap)
@@ -37,6 +36,8 @@ json_t *snap_json(struct broker *b, struct snap *s, const char *name)
 	if (j != NULL && parent != 0)
 		(void)json_object_set_new(
 		    j, "parent", json_integer((json_int_t)parent));
+	if (j != NULL && s->private_history)
+		(void)json_object_set_new(j, "private_history", json_true());
 	if (j != NULL && s->melded[0] != 0)
 		(void)json_object_update_new(
 		    j, json_pack("{s:[I,I],s:b}", "melded",
@@ -108,222 +109,45 @@ void op_snapshot_drop(void *ctx, struct ctl_req *rq)
 /* --- snapshot.open
  * ------------------------------------------------------------ */
 
-/*
- * Descriptors cannot be taken back, and show a whole layer: so only those
- * layers go out of which every page is reachable from the snapshot. Where one
- * is not, all its reachable pages are copied to a layer of their own, once,
- * which the snapshot's opened map names. Its own map stays as it is, so that
- * opening never changes what a diff or a heatmap says.
- */
-#define OPEN_FILES_MAX 200u
-
 struct open_op {
-	struct work work;
-	struct broker *b;
 	struct ctl_req *rq;
 	uint32_t home; /* its number */
-	struct snap *s;
-	struct map base; /* what (from) is of; held, for its layers */
-	struct runs from;
-	struct page_run *to;
-	struct filetab tab;
-	struct layer_copied copied;
-	bool copy;
-	int rc;
-	struct err e;
 };
 
-static void open_free(struct open_op *op)
+static void open_reply(struct broker *b, struct exact *x, struct open_op *op)
 {
-	if (op->base.npages != 0)
-		map_put(&op->b->store, &op->base);
-	snap_put(op->b, op->s);
-	filetab_free(&op->tab);
-	free(op->from.r);
-	free(op->to);
-	if (op->copied.fd >= 0)
-		(void)close(op->copied.fd);
-	layers_reap(op->b);
-	free(op);
-}
-
-static void open_fail(struct open_op *op, const struct err *e)
-{
-	ctl_fail(op->rq, e);
-	open_free(op);
-}
-
-static void set_bits(uint64_t *w, uint64_t from, uint64_t to)
-{
-	for (; from < to && from % 64 != 0; from++)
-		w[from / 64] |= 1ULL << from % 64;
-	for (; from + 64 <= to; from += 64)
-		w[from / 64] = UINT64_MAX;
-	for (; from < to; from++)
-		w[from / 64] |= 1ULL << from % 64;
-}
-
-/* Which pages of file (i) the runs reach, each counted once however often a
- * monitor named it; 0 when there is no memory to tell. */
-static uint64_t count_reached(
-    const struct open_op *op, uint32_t i, uint64_t npages)
-{
-	uint64_t nwords = (npages + 63) / 64;
-	uint64_t *bits = calloc(nwords, sizeof(*bits));
-	uint64_t n = 0;
-
-	if (bits == NULL)
-		return 0;
-	for (size_t k = 0; k < op->from.n; k++) {
-		const struct page_run *r = &op->from.r[k];
-
-		if (r->layer == i)
-			set_bits(bits, r->index, r->index + r->npages);
-	}
-	for (uint64_t k = 0; k < nwords; k++)
-		n += (uint64_t)__builtin_popcountll(bits[k]);
-	free(bits);
-	return n;
-}
-
-/* At most OPEN_FILES_MAX passes over the runs. */
-static bool must_copy(const struct open_op *op)
-{
-	struct lfile_stat st;
-
-	if (op->tab.nfiles > OPEN_FILES_MAX)
-		return true;
-	for (uint32_t i = 0; i < op->tab.nfiles; i++) {
-		lfile_stat(op->b->layers, op->tab.file[i], &st);
-		if (st.bytes / PAGE_SIZE > count_reached(op, i, st.npages))
-			return true;
-	}
-	return false;
-}
-
-static void open_reply(struct open_op *op)
-{
-	int fds[1 + OPEN_FILES_MAX];
+	int fds[1 + EXACT_FILES_MAX];
 	struct err e;
 
-	fds[0] = wire_blob(
-	    "firn-runs", op->from.r, op->from.n * sizeof(*op->from.r));
+	fds[0] =
+	    wire_blob("firn-runs", x->runs.r, x->runs.n * sizeof(*x->runs.r));
 	if (fds[0] < 0) {
 		(void)err_set(&e, -ENOMEM, "no memory for its runs");
-		open_fail(op, &e);
+		ctl_fail(op->rq, &e);
 		return;
 	}
-	for (uint32_t i = 0; i < op->tab.nfiles; i++) {
-		fds[1 + i] = op->tab.fd[i];
-		lfile_opened(op->b->layers, op->tab.file[i], op->home);
+	for (uint32_t i = 0; i < x->tab.nfiles; i++) {
+		fds[1 + i] = x->tab.fd[i];
+		lfile_opened(b->layers, x->tab.file[i], op->home);
 	}
 	ctl_reply(op->rq,
-	    json_pack("{s:I,s:i,s:I}", "pages", (json_int_t)op->s->map.npages,
-		"runs_fd", 0, "layers", (json_int_t)op->tab.nfiles),
-	    fds, 1 + op->tab.nfiles);
+	    json_pack("{s:I,s:i,s:I}", "pages", (json_int_t)x->map.npages,
+		"runs_fd", 0, "layers", (json_int_t)x->tab.nfiles),
+	    fds, 1 + x->tab.nfiles);
 	(void)close(fds[0]);
-	open_free(op);
 }
 
-static void open_copy(struct work *w)
+/* Descriptors cannot be taken back, so only exact files go out. */
+static void open_exact(
+    struct broker *b, struct exact *x, const struct err *why, void *ctx)
 {
-	struct open_op *op = (struct open_op *)w;
-	struct layer_job job = {
-	    .layer_fd = op->tab.fd,
-	    .nfds = op->tab.nfiles,
-	    .cancel = &w->cancelled,
-	};
+	struct open_op *op = ctx;
 
-	op->rc =
-	    layer_copy_runs(&job, (struct run_list){op->from.r, op->from.n},
-		op->to, &op->copied, &op->e);
-}
-
-static int open_adopt(struct open_op *op)
-{
-	struct broker *b = op->b;
-	struct snap *s = op->s;
-	struct map next;
-	uint32_t id;
-	int rc = layer_adopt(
-	    b->layers, op->copied.fd, op->copied.npages, &id, &op->e);
-
-	op->copied.fd = -1;
-	if (rc != 0)
-		return rc;
-	layer_belongs(b->layers, id, layers_of(s->payer));
-	for (size_t i = 0; i < op->from.n; i++)
-		if (op->to[i].layer != RUN_ZERO)
-			op->to[i].layer = id;
-	rc = map_apply(&b->store, &s->map, op->to, op->from.n, &next);
-	layer_put(b->layers, id);
-	if (rc != 0)
-		return err_set(&op->e, rc, "no memory for a page map");
-	/* Two may have asked at once. */
-	if (s->has_opened)
-		map_put(&b->store, &s->opened);
-	s->opened = next;
-	s->has_opened = true;
-	layers_reap(b);
-	return 0;
-}
-
-static int open_begin(struct open_op *op);
-
-static void open_copied(struct work *w)
-{
-	struct open_op *op = (struct open_op *)w;
-	int rc =
-	    w->ran ? op->rc : err_set(&op->e, -ECANCELED, "firnd is ending");
-
-	if (rc == 0)
-		rc = open_adopt(op);
-	free(op->from.r);
-	free(op->to);
-	filetab_free(&op->tab);
-	op->from = (struct runs){0};
-	op->to = NULL;
-	if (rc == 0)
-		rc = open_begin(op);
-	if (rc != 0)
-		open_fail(op, &op->e);
-}
-
-/* Answer, or have it copied first. On failure (op) is the caller's still. */
-static int open_begin(struct open_op *op)
-{
-	bool copy;
-	int rc;
-
-	if (op->base.npages != 0)
-		map_put(&op->b->store, &op->base);
-	op->base = map_get(
-	    &op->b->store, op->s->has_opened ? &op->s->opened : &op->s->map);
-	rc = runs_of(&op->base, 0, op->base.npages, &op->from);
-	if (rc == 0)
-		rc = files_of(op->b, &op->from, &op->tab);
-	/* What was copied is exact. */
-	copy = rc == 0 && !op->copy && must_copy(op);
-	if (rc == 0 && op->tab.nfiles > OPEN_FILES_MAX && !copy)
-		rc = -E2BIG;
-	if (copy)
-		rc = bank_check(op->b, PAGE_SIZE, &op->e);
-	if (rc == 0 && copy) {
-		op->to = calloc(op->from.n + 1, sizeof(*op->to));
-		rc = op->to == NULL ? -ENOMEM : 0;
-	}
-	if (rc != 0)
-		return op->e.code != 0
-			   ? op->e.code
-			   : err_set(&op->e, rc, "cannot open the snapshot: %s",
-				 strerror(-rc));
-	if (!copy) {
-		open_reply(op);
-		return 0;
-	}
-	op->copy = true;
-	worker_submit(op->b->pool, &op->work, open_copy, open_copied);
-	return 0;
+	if (why != NULL)
+		ctl_fail(op->rq, why);
+	else
+		open_reply(b, x, op);
+	free(op);
 }
 
 void op_snapshot_open(void *ctx, struct ctl_req *rq)
@@ -342,19 +166,14 @@ void op_snapshot_open(void *ctx, struct ctl_req *rq)
 		ctl_fail(rq, &e);
 		return;
 	}
-	op = calloc(1, sizeof(*op));
+	op = malloc(sizeof(*op));
 	if (op == NULL) {
 		(void)err_set(&e, -ENOMEM, "no memory to open a snapshot");
 		ctl_fail(rq, &e);
 		return;
 	}
-	op->b = b;
-	op->rq = rq;
-	op->home = req_home(rq)->number;
-	op->s = snap_hold(s);
-	op->copied.fd = -1;
-	if (open_begin(op) != 0)
-		open_fail(op, &op->e);
+	*op = (struct open_op){.rq = rq, .home = req_home(rq)->number};
+	exact(b, s, open_exact, op);
 }
 
 /* --- snapshot.import

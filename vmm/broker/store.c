@@ -86,6 +86,11 @@ uint32_t layers_of(uid_t uid)
 	return (uint32_t)uid + 1;
 }
 
+uint32_t snap_layers(const struct snap *s)
+{
+	return s->private_history ? 0 : layers_of(s->payer);
+}
+
 /* --- jobs ----------------------------------------------------------------- */
 
 static struct store *store_of(struct work *w)

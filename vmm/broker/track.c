@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What tracked views read and wrote: as a monitor tells it, and to clients. */
+/* What of tracked places was read and written: as a monitor tells it, and to
+ * clients. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,7 +105,9 @@ static int track_ask(struct bvm *vm, struct ctl_req *rq, struct err *e)
 		return e->code;
 	if ((p->flags & FIRN_SEG_TRACKED) == 0)
 		return err_set(e, -EPERM,
-		    "'%.64s' is not tracked; map the snapshot with --track",
+		    "'%.64s' is not tracked; map the snapshot with --track, or "
+		    "make "
+		    "the segment with ,track",
 		    p->name);
 	op = calloc(1, sizeof(*op));
 	if (op == NULL)

@@ -249,6 +249,8 @@ static json_t *segment_json(struct bvm *vm, const struct wire_segment *w)
 	    "shared", (json_int_t)(w->resident - w->private_));
 	if (j != NULL && (p->flags & FIRN_SEG_TRACKED))
 		(void)json_object_set_new(j, "tracked", json_true());
+	if (j != NULL && (p->flags & FIRN_SEG_PRIVATE))
+		(void)json_object_set_new(j, "private_history", json_true());
 	if (j != NULL && p->shown != NULL)
 		(void)json_object_set_new(
 		    j, "snapshot", json_integer((json_int_t)p->shown->id));

@@ -133,7 +133,8 @@ struct make_job {
 	struct guest *g;
 	const char *name;
 	uint64_t size;
-	int memory; /* from the broker */
+	uint32_t flags; /* of FIRN_SEG_MAKE */
+	int memory;     /* from the broker */
 	struct place_info info;
 };
 
@@ -143,8 +144,11 @@ static int make_on_control(void *arg)
 	const struct guest_ops *ops = &j->g->env.ops;
 	struct wire_segment w = {0};
 	struct place *p;
-	int r = place_make_of(
-	    j->g->env.places, j->name, j->size, j->memory, &p, NULL);
+	int r = (j->flags & FIRN_SEG_TRACKED)
+		    ? place_make_tracked(
+			  j->g->env.places, j->name, j->size, &p, NULL)
+		    : place_make_of(j->g->env.places, j->name, j->size,
+			  j->memory, &p, NULL);
 
 	if (r < 0) {
 		struct wire_place none = {.id = UINT32_MAX};
@@ -189,9 +193,13 @@ static int64_t segment_job(struct guest_call *c, int (*fn)(void *arg),
 static int64_t do_segment_make(struct guest_call *c)
 {
 	AUTO_CLOSE int memory = -1;
-	struct wire_segment w = {.size = c->a[1]};
-	struct make_job j = {.g = c->g, .name = w.name, .size = w.size};
+	struct wire_segment w = {.size = c->a[1], .flags = (uint32_t)c->a[3]};
+	struct make_job j = {
+	    .g = c->g, .name = w.name, .size = w.size, .flags = w.flags};
 	int64_t r = get_name(c, c->a[0], false, w.name);
+
+	if (r == 0 && (c->a[3] & ~(uint64_t)FIRN_SEG_MAKE) != 0)
+		r = -EINVAL;
 
 	if (r == 0)
 		r = check_out(c, c->a[2], sizeof(struct firn_segment));
@@ -666,6 +674,65 @@ static int64_t do_dirty(struct guest_call *c)
 	return r < 0 ? r : dirty(c, name);
 }
 
+struct touched_job {
+	struct guest *g;
+	uint32_t id;
+	struct place_sets sets;
+	uint64_t nwords;
+};
+
+static int touched_on_control(void *arg)
+{
+	struct touched_job *j = arg;
+	struct place *p = places_by_id(j->g->env.places, j->id);
+	struct place_info info;
+
+	if (!p)
+		return -ENOENT;
+	place_info(p, &info);
+	j->nwords = (info.npages + 63) / 64;
+	return place_touched(p, &j->sets, NULL);
+}
+
+static int64_t touched(struct guest_call *c)
+{
+	struct touched_job j = {.g = c->g, .id = (uint32_t)c->a[0]};
+	struct dirty_job bits = {0};
+	struct answer a;
+	int64_t r = answer_make(&a, false, c->a[4]);
+
+	if (r == 0)
+		r = c->g->env.ops.on_control(
+		    c->g->env.ops.ctx, touched_on_control, &j);
+	bits.words = c->a[1] == FIRN_WRITTEN ? j.sets.writes : j.sets.reads;
+	bits.nwords = j.nwords;
+	if (r == 0) {
+		for (uint64_t i = 0; i < j.nwords; i++)
+			bits.pages +=
+			    (uint64_t)__builtin_popcountll(bits.words[i]);
+		r = give_dirty(c, &a, &bits);
+	}
+	place_sets_free(&j.sets);
+	answer_free(&a);
+	return r;
+}
+
+static int64_t do_touched(struct guest_call *c)
+{
+	int64_t r;
+
+	if (c->a[0] > UINT32_MAX)
+		return -ENOENT;
+	if (c->a[1] > FIRN_WRITTEN || c->a[2] != 0)
+		return -EINVAL;
+	if (c->a[4] > FIRN_EXTENTS_MAX)
+		return -E2BIG;
+	r = check_out(c, c->a[3], c->a[4] * sizeof(struct firn_extent));
+	if (r == 0)
+		r = check_out(c, c->a[5], sizeof(struct firn_pages));
+	return r < 0 ? r : touched(c);
+}
+
 static firn_fn *const calls[] = {
     [FIRN_NR_VERSION - FIRN_NR_BASE] = do_version,
     [FIRN_NR_SEGMENT_MAKE - FIRN_NR_BASE] = do_segment_make,
@@ -682,6 +749,7 @@ static firn_fn *const calls[] = {
     [FIRN_NR_DROP - FIRN_NR_BASE] = do_drop,
     [FIRN_NR_MELD - FIRN_NR_BASE] = do_meld,
     [FIRN_NR_ADOPT - FIRN_NR_BASE] = do_adopt,
+    [FIRN_NR_TOUCHED - FIRN_NR_BASE] = do_touched,
 };
 
 _Static_assert(sizeof(calls) / sizeof(calls[0]) == FIRN_NR_END - FIRN_NR_BASE,

@@ -145,9 +145,9 @@ void layer_put(struct layer_set *set, uint32_t id);
 int layer_fd(const struct layer_set *set, uint32_t id);
 
 /*
- * Whose bytes are in the files of (id), which is one piece: a number that is
- * not 0. Files are only joined with those of the same, as who gets a descriptor
- * gets the whole file; a file of nobody is never moved.
+ * Whose bytes are in the files of (id), which is one piece: 0 is nobody. Files
+ * are only joined with those of the same, as who gets a descriptor gets the
+ * whole file; a file of nobody is never moved.
  */
 void layer_belongs(struct layer_set *set, uint32_t id, uint32_t whose);
 

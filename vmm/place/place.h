@@ -95,6 +95,14 @@ int place_make(struct places *ps, const char *name, uint64_t gpa, uint64_t size,
 int place_make_of(struct places *ps, const char *name, uint64_t size,
     int memory, struct place **out, struct err *e);
 
+/*
+ * The same of which it is told what is read and written, as of a tracked view,
+ * since it was made: it is as one that was frozen when it was all zero. It
+ * cannot be severed. Also -ENOTSUP, as place_open().
+ */
+int place_make_tracked(struct places *ps, const char *name, uint64_t size,
+    struct place **out, struct err *e);
+
 struct place_view {
 	const char *name;
 	uint64_t gpa; /* 0: chosen by gmem_find() */

@@ -261,6 +261,27 @@ int place_open(struct places *ps, const struct place_view *v,
 	return 0;
 }
 
+int place_make_tracked(struct places *ps, const char *name, uint64_t size,
+    struct place **out, struct err *e)
+{
+	const struct place_view v = {
+	    .name = name,
+	    .kind = PLACE_VIEW_COW,
+	    .npages = size / PAGE_SIZE,
+	    .track = true,
+	};
+	int r;
+
+	if (size % PAGE_SIZE != 0)
+		return err_set(e, -EINVAL,
+		    "a size of %llu bytes is not in whole pages of 4096",
+		    (unsigned long long)size);
+	r = place_open(ps, &v, out, e);
+	if (r == 0)
+		(*out)->kind = PLACE_SEGMENT;
+	return r;
+}
+
 int place_may_close(const struct place *p, struct err *e)
 {
 	if (p->kind == PLACE_SEGMENT && !p->adopted &&

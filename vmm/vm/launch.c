@@ -94,8 +94,12 @@ static int make_segments(struct vm *vm, const struct request *q, struct err *e)
 	for (uint32_t i = 0; i < q->l.nsegs && r == 0; i++) {
 		AUTO_CLOSE int memory = wire_take_fd(&vm->in, LAUNCH_FDS + i);
 
-		r = place_make_of(
-		    vm->places, q->seg[i].name, q->seg[i].size, memory, &p, e);
+		if (q->seg[i].flags & FIRN_SEG_TRACKED)
+			r = place_make_tracked(
+			    vm->places, q->seg[i].name, q->seg[i].size, &p, e);
+		else
+			r = place_make_of(vm->places, q->seg[i].name,
+			    q->seg[i].size, memory, &p, e);
 	}
 	return r;
 }

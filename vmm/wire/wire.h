@@ -67,9 +67,10 @@ enum wire_type {
 	WIRE_G_DROP,   /* wire_gcap -> */
 	WIRE_G_OPEN, /* name -> wire_opened; fds: runs memfd, layers: /snap/NAME
 		      */
-	WIRE_G_SEGMENT, /* wire_segment (name, size) -> ; fds: its memory, whose
-			 * bytes are reserved; WIRE_SEG_MADE follows, or
-			 * WIRE_SEG_GONE with id UINT32_MAX; one at a time */
+	WIRE_G_SEGMENT, /* wire_segment (name, size, flags) -> ; fds: its
+			 * memory, whose bytes are reserved; WIRE_SEG_MADE
+			 * follows, or WIRE_SEG_GONE with id UINT32_MAX; one at
+			 * a time */
 	/* wire_gmeld -> wire_melded; fds: memfd of struct firn_conflict */
 	WIRE_G_MELD,
 	WIRE_G_ADOPT, /* wire_gmap (no mode) -> struct firn_segment */
@@ -93,8 +94,9 @@ struct wire_msg {
 #define WIRE_ARGS_MAX     256u
 #define WIRE_SEGMENTS_MAX 32u /* places of a VM, RAM and views counted */
 
-/* Payload: this, then nsegs wire_segment (name, size), then the strings of
- * argv and envp, each with its NUL, and a name for the report. */
+/* Payload: this, then nsegs wire_segment (name, size, flags of those that
+ * FIRN_SEG_MAKE has), then the strings of argv and envp, each with its NUL, and
+ * a name for the report. */
 struct wire_launch {
 	uint64_t mem; /* bytes of segment 0 */
 	uint32_t nargs;
@@ -105,7 +107,7 @@ struct wire_launch {
 
 struct wire_segment {
 	uint32_t id;
-	uint32_t flags; /* FIRN_SEG_VIEW_* */
+	uint32_t flags; /* FIRN_SEG_* */
 	uint64_t gpa;
 	uint64_t size;
 	uint64_t resident; /* bytes, as the kernel tells the monitor */
