@@ -1595,7 +1595,7 @@ static void stamps_start(struct stamps *st)
 	(void)usleep(100000); /* the first pass is over */
 }
 
-static void test_harvest_beside_guest(void **state)
+static void harvest_beside_guest(unsigned rounds)
 {
 	static struct stamps st;
 	struct client c[3] = {
@@ -1606,9 +1606,7 @@ static void test_harvest_beside_guest(void **state)
 	struct model_req q = named(MODEL_LOOKUP, "nothing");
 	pthread_t thread[3];
 	uint64_t seed = first_seed("harvest_beside_guest");
-	unsigned rounds = small() ? 15 : 120;
 
-	(void)state;
 	stamps_start(&st);
 	for (int i = 0; i < 3; i++) {
 		c[i].st = &st;
@@ -1635,6 +1633,22 @@ static void test_harvest_beside_guest(void **state)
 	assert_int_equal(get_ans(&st.vm, NULL, 0, NULL), -ENOENT);
 	rig_end(&st.g, &st.vm);
 	rig_stop(&st.g);
+}
+
+static void test_harvest_beside_guest(void **state)
+{
+	(void)state;
+	harvest_beside_guest(small() ? 15 : 120);
+}
+
+/* The same where the kernel has no 2 MiB pages to give; firnd and its monitors
+ * inherit that. */
+static void test_harvest_small_pages(void **state)
+{
+	(void)state;
+	assert_int_equal(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), 0);
+	harvest_beside_guest(15);
+	assert_int_equal(prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0), 0);
 }
 
 /* --- processes killed at random moments ----------------------------------- */
@@ -1859,6 +1873,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_sequences),
 	    cmocka_unit_test(test_harvest_beside_guest),
+	    cmocka_unit_test(test_harvest_small_pages),
 	    cmocka_unit_test(test_kills),
 	};
 
