@@ -379,6 +379,11 @@ static void hostile_calls(void **state)
 	memset(s.name, 'a', 3);
 	assert_int_equal(
 	    guest_asks(x, f, WIRE_G_SEGMENT, &s, sizeof(s)), -ENOSPC);
+	s.flags = FIRN_SEG_VIEW_COW;
+	s.size = PAGE_SIZE;
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_SEGMENT, &s, sizeof(s)), -EINVAL);
+	s.flags = 0;
 	s.size = UINT64_MAX - PAGE_SIZE + 1;
 	assert_int_equal(
 	    guest_asks(x, f, WIRE_G_SEGMENT, &s, sizeof(s)), -ENOSPC);
@@ -820,6 +825,7 @@ enum op {
 	OP_FREEZE,
 	OP_SEVER,
 	OP_MAP,
+	OP_MAP_PRIVATE, /* of a private history */
 	OP_DIFF,
 	OP_OPEN,
 	OP_IMPORT,
@@ -840,10 +846,10 @@ enum op {
 static json_t *op_call(struct world *x, enum op op, int import_fd)
 {
 	static const char *const method[] = {"segment.freeze", "segment.sever",
-	    "view.map", "snapshot.diff", "snapshot.open", "snapshot.import",
-	    "snapshot.show", "snapshot.heat", "dirty.query", "dirty.query",
-	    "segment.freeze", "track.query", "snapshot.meld", "segment.sever",
-	    "view.adopt", "view.map", "vm.give"};
+	    "view.map", "view.map", "snapshot.diff", "snapshot.open",
+	    "snapshot.import", "snapshot.show", "snapshot.heat", "dirty.query",
+	    "dirty.query", "segment.freeze", "track.query", "snapshot.meld",
+	    "segment.sever", "view.adopt", "view.map", "vm.give"};
 	json_t *p = NULL;
 
 	if (op == OP_FREEZE || op == OP_SEVER || op == OP_SEVER_OWNED)
@@ -856,7 +862,7 @@ static json_t *op_call(struct world *x, enum op op, int import_fd)
 		p = json_pack("{s:s,s:s}", "vm", "v", "view", "t");
 	else if (op == OP_MELD)
 		p = meld_params("base", "a", "b");
-	else if (op == OP_MAP)
+	else if (op == OP_MAP || op == OP_MAP_PRIVATE)
 		p = json_pack(
 		    "{s:s,s:s,s:b}", "vm", "w", "snapshot", "s2", "cow", 1);
 	else if (op == OP_DIFF)
@@ -950,7 +956,7 @@ static void op_check(
 		must_do(x, "snapshot.meld", meld_params("base", id, "b"));
 	} else if (op == OP_TOUCHED) {
 		assert_int_equal(int_of(m, "pages"), NPAGES);
-	} else if (op == OP_MAP) {
+	} else if (op == OP_MAP || op == OP_MAP_PRIVATE) {
 		assert_memory_equal(w->mapped, truth, sizeof(tags));
 	} else if (op == OP_OPEN) {
 		show_runs(x->fds[0], x->fds + 1, (uint32_t)x->nfds - 1, tags);
@@ -981,6 +987,34 @@ static int import_file(const uint64_t *truth)
 	return fd;
 }
 
+/* Its guest makes segment "p", whose history is private. */
+static void make_private(struct world *x, struct fake *f)
+{
+	struct wire_segment w = {
+	    .id = 5,
+	    .flags = FIRN_SEG_PRIVATE,
+	    .gpa = 1ULL << 41,
+	    .size = NPAGES * PAGE_SIZE,
+	    .name = "p",
+	};
+	char none[FIRN_NAME_MAX] = "none";
+
+	assert_int_equal(guest_asks(x, f, WIRE_G_SEGMENT, &w, sizeof(w)), 0);
+	say(f, WIRE_SEG_MADE, 0, 0, &w, sizeof(w), NULL, 0);
+	/* What is answered came after it. */
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_LOOKUP, none, sizeof(none)), -ENOENT);
+}
+
+static json_t *freeze_of(const struct fake *f, enum op op, const char *name)
+{
+	json_t *p = freeze_params(f, name);
+
+	if (op == OP_MAP_PRIVATE)
+		(void)json_object_set_new(p, "segment", json_string("p"));
+	return p;
+}
+
 /* With two snapshots, one of them scattered, a cursor of each kind, and pages
  * written since: (truth) is what the operation must show. */
 static void prepare(struct world *x, enum op op, uint64_t *truth)
@@ -1004,16 +1038,18 @@ static void prepare(struct world *x, enum op op, uint64_t *truth)
 			melded_truth(truth);
 		return;
 	}
+	if (op == OP_MAP_PRIVATE)
+		make_private(x, f);
 	guest_writes(f, 0, 1, 1000);
-	must_do(x, "segment.freeze", freeze_params(f, "s1"));
+	must_do(x, "segment.freeze", freeze_of(f, op, "s1"));
 	guest_writes(f, 1, 2, 500000);
-	must_do(x, "segment.freeze", freeze_params(f, "s2"));
+	must_do(x, "segment.freeze", freeze_of(f, op, "s2"));
 	memcpy(x->fake[2].truth, f->truth, sizeof(f->truth));
 	must_do(
 	    x, "dirty.query", json_pack("{s:s,s:s}", "vm", "v", "cursor", "c"));
 	must_do(x, "dirty.query",
 	    json_pack("{s:s,s:s,s:b}", "vm", "v", "cursor", "e", "exact", 1));
-	if (op != OP_MAP && op != OP_OPEN)
+	if (op != OP_MAP && op != OP_MAP_PRIVATE && op != OP_OPEN)
 		guest_writes(f, 2, 4, 900000);
 	memcpy(truth, f->truth, sizeof(f->truth));
 }
