@@ -4,9 +4,11 @@
  * stamp NAME PAGES SEED [PERROUND]: finds or makes segment NAME; for each line
  * of its input, a round: writes the round's number and the page's number to
  * PERROUND pages (default 16) picked by SEED, and prints "round N: PAGE ...".
+ * SEED 0: one page after the other, from the start again at the end.
  * So who reads the pages knows which of them each round must have touched.
  */
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,11 +36,11 @@ static int get_segment(
 }
 
 static void stamp_round(const struct firn_segment *seg, uint64_t npages,
-    uint64_t round, uint32_t n, uint64_t *s)
+    uint64_t round, uint32_t n, bool in_order, uint64_t *s)
 {
 	printf("round %" PRIu64 ":", round);
 	for (uint32_t i = 0; i < n; i++) {
-		uint64_t page = next(s) % npages;
+		uint64_t page = (in_order ? (*s)++ : next(s)) % npages;
 		volatile uint64_t *p =
 		    (volatile uint64_t *)(uintptr_t)(seg->va + page * PAGE);
 
@@ -56,6 +58,7 @@ int main(int argc, char **argv)
 	uint64_t npages;
 	uint64_t s;
 	uint32_t n;
+	bool in_order;
 	char line[80];
 
 	if (argc < 4) {
@@ -64,12 +67,13 @@ int main(int argc, char **argv)
 	}
 	npages = strtoull(argv[2], NULL, 0);
 	s = strtoull(argv[3], NULL, 0);
+	in_order = s == 0;
 	n = argc > 4 ? (uint32_t)strtoul(argv[4], NULL, 0) : 16;
 	if (get_segment(argv[1], npages * PAGE, &seg) < 0)
 		return 1;
 	printf("segment %u at %#" PRIx64 "\n", seg.id, seg.gpa);
 	fflush(stdout);
 	for (uint64_t round = 1; fgets(line, sizeof(line), stdin); round++)
-		stamp_round(&seg, seg.size / PAGE, round, n, &s);
+		stamp_round(&seg, seg.size / PAGE, round, n, in_order, &s);
 	return 0;
 }

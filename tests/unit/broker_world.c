@@ -430,6 +430,8 @@ void answer_freeze(struct fake *f)
 	n = make_step(f, r, &fds[1], &w.step[0].layer_npages);
 	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
 	w.step[0].has_layer = 1;
+	w.cold_pages = f->cold;
+	w.warm_pages = f->warm;
 	w.step[0].first = f->first;
 	w.step[0].nruns = n;
 	spoil_runs(how, r, n);
@@ -542,6 +544,7 @@ static void answer_map(struct fake *f)
 /* A place goes on from other files. */
 static void answer_relay(struct fake *f)
 {
+	struct wire_relayed done = {.pause_ns = 7, .given_pages = 3};
 	struct wire_relay q;
 
 	assert_int_equal(f->p.m.len, sizeof(q));
@@ -550,7 +553,7 @@ static void answer_relay(struct fake *f)
 	assert_int_equal(f->p.nfds, 1 + q.nlayers);
 	show_runs(f->p.fd[0], f->p.fd + 1, q.nlayers, f->relayed);
 	f->nrelays++;
-	reply(f, 0, NULL, 0, NULL, 0);
+	reply(f, 0, &done, sizeof(done), NULL, 0);
 }
 
 static void answer_touched(struct fake *f)

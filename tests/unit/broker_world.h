@@ -117,6 +117,7 @@ struct fake {
 	uint64_t mapped[NPAGES];
 	uint64_t relayed[NPAGES]; /* to be shown from other files, the same */
 	uint32_t nreplies, nkills, nrelays;
+	uint64_t cold, warm; /* pages, as the next freezes say */
 	int64_t last_status;
 	struct firn_pages last_pages; /* of an answer that is such */
 	uint64_t last_nsent;          /* extents in its memfd */

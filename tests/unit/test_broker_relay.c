@@ -100,6 +100,77 @@ static void is_moved(void **state)
 	all_end(x, w);
 }
 
+/* --- what a place has twice --------------------------------------------------
+ */
+
+struct copies {
+	uint64_t cold;
+	uint64_t warm;
+	uint32_t relays;
+};
+
+/* A place is laid over its layers after a freeze where much is cold there, and
+ * not more is warm. */
+static void copies_are_given_back(void **state)
+{
+	static const struct copies c[] = {
+	    {1023, 0, 0},
+	    {1024, 1025, 0},
+	    {1024, 1024, 1},
+	    {UINT64_MAX, 0, 1},
+	};
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+
+	guest_writes_first(f, NPAGES, 1000);
+	must_do(x, "segment.freeze", freeze_params(f, "one"));
+	for (uint32_t i = 0; i < sizeof(c) / sizeof(c[0]); i++) {
+		uint32_t before = f->nrelays;
+		char name[8] = {(char)('a' + i)};
+
+		f->cold = c[i].cold;
+		f->warm = c[i].warm;
+		guest_writes_first(f, 7, 5000 * (i + 1));
+		must_do(x, "segment.freeze", freeze_params(f, name));
+		tidy(x);
+		assert_int_equal(f->nrelays - before, c[i].relays);
+		if (c[i].relays)
+			assert_memory_equal(
+			    f->relayed, f->truth, sizeof(f->truth));
+		shows(x, name, f->truth);
+	}
+	assert_int_equal(stat_of(x, "moved_places"), 2);
+	assert_int_equal(stat_of(x, "given_bytes"), 6 * PAGE_SIZE);
+	assert_int_equal(stat_of(x, "relay_ns"), 14);
+	all_end(x, f);
+}
+
+/* A layer of single pages costs a mapping for each: it is not worth that. */
+static void scattered_copies_stay(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+
+	guest_writes_first(f, NPAGES, 1000);
+	must_do(x, "segment.freeze", freeze_params(f, "one"));
+	for (uint32_t i = 0; i < NPAGES; i += 2) {
+		f->truth[i] = 9000 + i;
+		f->dirty[i] = f->written[i] = true;
+	}
+	f->cold = 1024; /* at most 512 runs then; it has 1024 */
+	must_do(x, "segment.freeze", freeze_params(f, "two"));
+	tidy(x);
+	assert_int_equal(f->nrelays, 0);
+	/* It is not for that one which will not be moved at all. */
+	f->cold = 2048;
+	guest_writes_first(f, 1, 77);
+	must_do(x, "segment.freeze", freeze_params(f, "three"));
+	tidy(x);
+	assert_int_equal(f->nrelays, 1);
+	assert_memory_equal(f->relayed, f->truth, sizeof(f->truth));
+	all_end(x, f);
+}
+
 /* --- what it may answer, and what nobody would ------------------------------
  */
 
@@ -362,6 +433,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    T(is_moved),
+	    T(copies_are_given_back),
+	    T(scattered_copies_stay),
 	    T(lies_about_a_move),
 	    T(place_went),
 	    T(frozen_meanwhile),

@@ -1097,6 +1097,8 @@ static int other_file(uint32_t changed, uint32_t value)
 	return ro;
 }
 
+static struct place_relayed relayed;
+
 static int relay(
     struct rig *g, struct place *p, enum place_kind kind, int fd, struct err *e)
 {
@@ -1110,7 +1112,7 @@ static int relay(
 	    .layer_fd = &fd,
 	    .nlayers = 1};
 
-	return place_relay(g->ps, p, &v, e);
+	return place_relay(g->ps, p, &v, &relayed, e);
 }
 
 /* Frozen twice, and written since: page 3 is 33 as frozen, page 7 77 as not. */
@@ -1163,6 +1165,56 @@ static void test_relay(void **state)
 	assert_int_equal(f.copied_pages, 2);
 	assert_int_equal(at(p, 7), 77);
 	assert_int_equal(at(p, 8), 88);
+	(void)close(fd);
+}
+
+static void freeze_pages(
+    struct rig *g, struct place *p, uint32_t first, uint32_t n, uint32_t value)
+{
+	struct place_frozen f;
+
+	for (uint32_t i = first; i < first + n; i++)
+		put(g, i, value);
+	freeze(g, p, &f);
+	place_frozen_done(p, f.nsteps);
+}
+
+static void expect_copies(struct rig *g, struct place *p, uint32_t first,
+    uint32_t n, uint64_t cold, uint64_t warm)
+{
+	struct place_frozen f;
+
+	for (uint32_t i = first; i < first + n; i++)
+		put(g, i, 1);
+	freeze(g, p, &f);
+	place_frozen_done(p, f.nsteps);
+	assert_int_equal(f.cold_pages, cold);
+	assert_int_equal(f.warm_pages, warm);
+}
+
+/* Pages that freezes copied are cold once none of so many more did. */
+static void test_copies(void **state)
+{
+	struct rig *g = *state;
+	struct place *p = make(g);
+	int fd = other_file(0, 1);
+	struct err e = {0};
+
+	assert_int_equal(PLACE_COLD_FREEZES, 4);
+	freeze_pages(g, p, 0, FROZEN, 5); /* the first one copies nothing */
+	freeze_pages(g, p, 0, 3, 6);
+	freeze_pages(g, p, 3, 3, 7);
+	expect_copies(g, p, 0, 0, 0, 0);
+	expect_copies(g, p, 0, 2, 0, 6); /* four: all were copied lately */
+	for (uint32_t i = 0; i < 3; i++)
+		expect_copies(g, p, 0, 2, 0, 6);
+	expect_copies(g, p, 0, 0, 4, 2); /* four more: but two never again */
+	for (uint32_t i = 0; i < 3; i++)
+		expect_copies(g, p, 5, 1, 4, 2);
+	expect_copies(g, p, 5, 1, 5, 1);
+	assert_int_equal(relay(g, p, PLACE_VIEW_COW, fd, &e), 0);
+	assert_int_equal(relayed.given_pages, 6);
+	expect_copies(g, p, 5, 1, 0, 0);
 	(void)close(fd);
 }
 
@@ -1305,6 +1357,7 @@ int main(void)
 	    cmocka_unit_test(test_fail_open),
 	    cmocka_unit_test(test_fail_dirty),
 	    TEST(test_relay),
+	    TEST(test_copies),
 	    TEST(test_relay_views),
 	    TEST(test_relay_refuses),
 	    cmocka_unit_test(test_fail_relay),

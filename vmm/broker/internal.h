@@ -262,6 +262,7 @@ struct store {
 	uint64_t held_bytes;       /* when it had ended */
 	struct stats_op *waiting;  /* for a mark */
 	uint64_t marks, moved_files, moved_bytes, moved_places; /* ever */
+	uint64_t given_bytes, relay_ns; /* ever, as monitors say */
 };
 
 struct broker {
@@ -380,6 +381,10 @@ void stats_marked(struct broker *b, uint64_t began_ns);
 /* Pins of each file that its places can be moved from; from the heap, or NULL.
  */
 uint32_t *relay_pins(struct broker *b);
+/* Have (p), which was just frozen, give back what it has twice, if that pays.
+ */
+void relay_copies(struct broker *b, struct bvm *vm, struct bplace *p,
+    const struct wire_frozen *f);
 /* Move places over from files that nothing is in any more. */
 void relay_places(struct broker *b);
 /* Something was dropped or made. */

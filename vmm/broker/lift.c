@@ -387,6 +387,8 @@ static void lift_apply(
 		l.map = map_get(&b->store, &p->cur);
 	op->fn(b, vm, p, &l, NULL, op->ctx);
 	kin_sets_free(&l.sets);
+	if (!op->sever)
+		relay_copies(b, vm, p, &op->f);
 	lift_end(b, op);
 }
 

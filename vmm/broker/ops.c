@@ -301,6 +301,8 @@ static const struct ctl_param stats_results[] = {SIZE("vms", "that live"),
     SIZE("moved_files", "compacted or merged, so far"),
     SIZE("moved_bytes", "copied for that, so far"),
     SIZE("moved_places", "of VMs, to other files, so far"),
+    SIZE("given_bytes", "private to VMs, back by that, so far"),
+    SIZE("relay_ns", "that guests were stopped for it, so far"),
     SIZE("bank_bytes", "that may be reserved"),
     SIZE("reserved_bytes", "by VMs"), END};
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * relay: when files were rewritten that monitors map, their places are moved
- * over to the new ones, so that the old can go.
+ * relay: a place is mapped afresh. When files were rewritten that monitors map,
+ * so that the old can go; after a freeze, when much of what it copied in
+ * earlier ones is not written any more, so that it is not there twice.
  *
  * A place is asked only while the broker knows what it shows: no freeze of it
  * is under way or waits to be applied. Packets to a monitor are in order, so a
@@ -16,6 +17,8 @@
 #include "vmm/broker/internal.h"
 
 #define RELAY_RUNS_MAX  4096u /* more would cost the guest a long pause */
+#define RELAY_COLD_MIN  1024u /* pages; fewer are not worth a pause */
+#define RELAY_COLD_RUN  2u    /* pages that must come of each run */
 #define RELAY_FILES_MAX (WIRE_FDS_MAX - 1)
 
 struct relay_op {
@@ -74,6 +77,19 @@ static bool unchanged(int rc)
 	return rc != -EXDEV && rc != -ENOTRECOVERABLE && rc != -EPROTO;
 }
 
+/* Figures only: a monitor that lies about them spoils no more than these. */
+static void count_relay(struct store *s, const struct wire_packet *pk)
+{
+	struct wire_relayed w;
+
+	s->moved_places++;
+	if (pk->m.len != sizeof(w))
+		return;
+	memcpy(&w, pk->payload, sizeof(w));
+	s->given_bytes += w.given_pages * PAGE_SIZE;
+	s->relay_ns += w.pause_ns;
+}
+
 static void relay_answer(
     struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)
 {
@@ -85,7 +101,7 @@ static void relay_answer(
 	if (p != NULL)
 		p->relaying = false;
 	if (p != NULL && rc == 0) {
-		b->tidying.moved_places++;
+		count_relay(&b->tidying, pk);
 		place_unpin(b, p);
 		p->pins = op->pins;
 		op->pins = (struct pins){0};
@@ -144,7 +160,7 @@ static int relay_try(struct broker *b, struct bvm *vm, struct bplace *p,
 
 	if (rc == 0)
 		rc = files_of(b, rs, t);
-	if (rc == 0 && (rs->n > RELAY_RUNS_MAX || t->nfiles > RELAY_FILES_MAX))
+	if (rc == 0 && (rs->n > rs->max || t->nfiles > RELAY_FILES_MAX))
 		rc = -E2BIG;
 	if (rc != 0)
 		return rc;
@@ -162,16 +178,35 @@ static int relay_try(struct broker *b, struct bvm *vm, struct bplace *p,
 	return rc;
 }
 
-static void relay(struct broker *b, struct bvm *vm, struct bplace *p)
+/* Of at most (max) runs; -E2BIG where it is not. */
+static int relay(struct broker *b, struct bvm *vm, struct bplace *p, size_t max)
 {
-	struct runs rs = {.max = RELAY_RUNS_MAX};
+	struct runs rs = {.max = max};
 	struct filetab t = {0};
 	int rc = relay_try(b, vm, p, &rs, &t);
 
 	p->relaying = rc == 0;
-	p->unmovable = rc == -E2BIG;
 	free(rs.r);
 	filetab_free(&t);
+	return rc;
+}
+
+/*
+ * It pays where as much is cold as is warm, so that what is written again and
+ * has to be copied again is less than what is won, and where a run, which costs
+ * a mapping under the pause, brings pages enough.
+ */
+void relay_copies(struct broker *b, struct bvm *vm, struct bplace *p,
+    const struct wire_frozen *f)
+{
+	uint64_t max = f->cold_pages / RELAY_COLD_RUN;
+
+	if (f->cold_pages < RELAY_COLD_MIN || f->cold_pages < f->warm_pages ||
+	    !can_relay(vm, p))
+		return;
+	if (max > RELAY_RUNS_MAX)
+		max = RELAY_RUNS_MAX;
+	(void)relay(b, vm, p, max);
 }
 
 void relay_places(struct broker *b)
@@ -181,6 +216,7 @@ void relay_places(struct broker *b)
 			struct bplace *p = &vm->place[i];
 
 			if (can_relay(vm, p) && shows_left_over(b, p))
-				relay(b, vm, p);
+				p->unmovable =
+				    relay(b, vm, p, RELAY_RUNS_MAX) == -E2BIG;
 		}
 }

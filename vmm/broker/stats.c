@@ -113,6 +113,10 @@ static json_t *stats_json(const struct stats_op *op)
 		   (json_int_t)less(op->resident, op->private_), "bank_bytes",
 		   (json_int_t)b->bank_max, "reserved_bytes",
 		   (json_int_t)b->bank_used));
+	(void)json_object_update_new(
+	    j, json_pack("{s:I,s:I}", "given_bytes",
+		   (json_int_t)b->tidying.given_bytes, "relay_ns",
+		   (json_int_t)b->tidying.relay_ns));
 	(void)json_object_set_new(j, "pinned_by", pins_json(b));
 	return j;
 }

@@ -76,7 +76,7 @@ static uint64_t clock_ns(clockid_t clock)
 	return (uint64_t)t.tv_sec * 1000000000ULL + (uint64_t)t.tv_nsec;
 }
 
-static uint64_t now_ns(void)
+uint64_t place_now_ns(void)
 {
 	return clock_ns(CLOCK_MONOTONIC);
 }
@@ -711,6 +711,10 @@ static void commit(struct place *p, struct lift *l)
  * that made them, so that they can be sealed. */
 static void trim(struct place *p, struct lift *l, struct place_step *s)
 {
+	if (l->first || l->sever)
+		copies_forget(p);
+	else
+		copies_add(p);
 	bits_clear(p->taken, place_words(p));
 	unmap_copies(l);
 	/* On failure the layer is what it says, longer than it need be. */
@@ -759,12 +763,12 @@ static int run_freeze(struct place *p, struct lift *l, int memory,
 	if (r < 0)
 		return r;
 	gate_close(g);
-	start = now_ns();
+	start = place_now_ns();
 	r = act(p, l, e);
 	if (r == -ENOTRECOVERABLE)
 		return r;
 	gate_open(g);
-	out->pause_ns = now_ns() - start;
+	out->pause_ns = place_now_ns() - start;
 	if (r < 0)
 		return r;
 	trim(p, l, p->nsteps > before ? &p->step[before] : NULL);
@@ -783,7 +787,7 @@ static int freeze(struct place *p, bool sever, int memory,
 {
 	struct lift l = {
 	    .first = p->memfd >= 0, .sever = sever, .fd = -1, .fresh = -1};
-	uint64_t start = now_ns();
+	uint64_t start = place_now_ns();
 	struct err why = {0};
 	int r = check_freeze(p, sever, e);
 
@@ -808,12 +812,14 @@ static int freeze(struct place *p, bool sever, int memory,
 	tell(p, out);
 	out->dirty_pages = l.dirty;
 	out->copied_pages = l.copied;
+	out->cold_pages = p->copies.cold;
+	out->warm_pages = p->copies.warm;
 	if (r == 0) {
 		out->sets = l.sets;
 		l.sets = (struct place_sets){0};
 	}
 	lift_fini(&l);
-	out->total_ns = now_ns() - start;
+	out->total_ns = place_now_ns() - start;
 	if (r < 0 && e != NULL)
 		*e = why;
 	return r;

@@ -26,6 +26,14 @@ struct cursor {
 	uint64_t *bits; /* written since it advanced; NULL: free */
 };
 
+/* Bits of pages that are private and in a layer as well; see copies.c. */
+struct place_copies {
+	uint64_t *copied;    /* since the place was mapped */
+	uint64_t *since;     /* of these, in this generation of freezes */
+	uint32_t freezes;    /* of it so far */
+	uint64_t cold, warm; /* pages, when the last one ended */
+};
+
 struct place {
 	struct places *all;
 	enum place_kind kind;
@@ -57,6 +65,7 @@ struct place {
 	uint64_t *pending; /* harvested since the last freeze */
 	uint64_t *taken;   /* what a freeze is working on, else all zero */
 	uint64_t *klog;    /* KVM's answer */
+	struct place_copies copies;
 	struct cursor cursor[PLACE_CURSORS_MAX];
 	/* What the broker does not have yet. */
 	struct place_step step[PLACE_STEPS_MAX];
@@ -164,6 +173,17 @@ int view_check(struct places *ps, const struct place_view *v, uint32_t *nvmas,
 
 /* What place_touched() tells, of a watched place; -errno, and nothing. */
 int track_sets(struct place *p, struct place_sets *out);
+
+/* --- freeze.c ------------------------------------------------------------- */
+
+uint64_t place_now_ns(void); /* CLOCK_MONOTONIC */
+
+/* --- copies.c ------------------------------------------------------------- */
+
+/* (taken) was copied by a freeze. */
+void copies_add(struct place *p);
+/* Nothing of it is there twice. */
+void copies_forget(struct place *p);
 
 /* --- dirty.c -------------------------------------------------------------- */
 

@@ -139,8 +139,8 @@ int place_open(struct places *ps, const struct place_view *v,
  * Have (p), a view or a segment that was frozen, show the same bytes from other
  * files: (v) says which, as for place_open(), with the kind of a cow view for a
  * segment; its runs must show what the last freeze had, or what the view was
- * laid with. What the guest wrote since stays, and stays dirty. Under one
- * pause.
+ * laid with. What the guest wrote since stays, and stays dirty; what is private
+ * and was frozen since is given back. Under one pause. (done) may be NULL.
  *   -EPERM   it is tracked, or was never frozen
  *   -EBUSY   a freeze waits to be published
  *   -E2BIG   more than PLACE_RELAY_PRIVATE_MAX pages would have to be put back
@@ -149,8 +149,13 @@ int place_open(struct places *ps, const struct place_view *v,
  *   -ENOTRECOVERABLE  as place_freeze()'s
  * But for the last two nothing changed.
  */
+struct place_relayed {
+	uint64_t pause_ns;
+	uint64_t given_pages; /* of private memory, back */
+};
+
 int place_relay(struct places *ps, struct place *p, const struct place_view *v,
-    struct err *e);
+    struct place_relayed *done, struct err *e);
 
 /*
  * May (p) be taken away? A view may, and memory that was adopted or that took
@@ -188,10 +193,17 @@ struct place_sets {
 
 void place_sets_free(struct place_sets *s);
 
+#define PLACE_COLD_FREEZES 4u
+
 struct place_frozen {
 	uint64_t npages;
 	uint64_t dirty_pages;
 	uint64_t copied_pages;
+	/* That are private to the place, and in layers as well: by none of the
+	 * last PLACE_COLD_FREEZES freezes or more, as counted whenever there
+	 * were so many again; and the others. */
+	uint64_t cold_pages;
+	uint64_t warm_pages;
 	uint64_t pause_ns; /* how long the gate was closed */
 	uint64_t total_ns;
 	uint32_t nsteps;

@@ -171,9 +171,12 @@ static int alloc_bitmaps(struct place *p)
 	p->wrote = calloc(n, sizeof(uint64_t));
 	p->pending = calloc(n, sizeof(uint64_t));
 	p->taken = calloc(n, sizeof(uint64_t));
+	p->copies.copied = calloc(n, sizeof(uint64_t));
+	p->copies.since = calloc(n, sizeof(uint64_t));
 	p->klog = calloc(n, sizeof(uint64_t));
 	if (p->tried == NULL || p->wrote == NULL || p->pending == NULL ||
-	    p->taken == NULL || p->klog == NULL)
+	    p->taken == NULL || p->klog == NULL || p->copies.copied == NULL ||
+	    p->copies.since == NULL)
 		return -ENOMEM;
 	return 0;
 }
@@ -264,6 +267,8 @@ void place_release(struct place *p)
 	free(p->wrote);
 	free(p->pending);
 	free(p->taken);
+	free(p->copies.copied);
+	free(p->copies.since);
 	free(p->klog);
 	memset(p, 0, sizeof(*p));
 	p->memfd = -1;

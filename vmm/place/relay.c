@@ -22,6 +22,7 @@ struct relay {
 	const struct place_view *v;
 	uint64_t *own; /* a bit a page that is to be put back */
 	uint64_t nown;
+	uint64_t nprivate;   /* pages, those counted */
 	unsigned char *kept; /* their bytes, in order */
 };
 
@@ -56,8 +57,8 @@ static int find_own(struct relay *l, struct err *e)
 		return 0;
 	r = dirty_harvest(p, e);
 	if (r == 0)
-		r = pagemap_private(
-		    p->all->pagemap_fd, p->hva, p->npages, l->own, NULL);
+		r = pagemap_private(p->all->pagemap_fd, p->hva, p->npages,
+		    l->own, &l->nprivate);
 	for (size_t i = 0; r == 0 && p->tracked && i < n; i++)
 		l->own[i] &= p->pending[i];
 	l->nown = bits_count(l->own, n);
@@ -158,17 +159,20 @@ static int relay_closed(struct relay *l, uint32_t nvmas, struct err *e)
 		move_own(l, true);
 	/* Half way there are VMAs of both. */
 	l->p->nvmas = r == 0 ? nvmas : l->p->nvmas + nvmas;
-	if (r == 0)
+	if (r == 0) {
 		l->p->base_npages = data_pages(l->v);
+		copies_forget(l->p);
+	}
 	return r == 0 || r == -ENOTRECOVERABLE ? r : -EXDEV;
 }
 
 int place_relay(struct places *ps, struct place *p, const struct place_view *v,
-    struct err *e)
+    struct place_relayed *done, struct err *e)
 {
 	struct relay l = {.p = p, .v = v};
 	uint32_t nvmas = 0;
 	struct err why = {0};
+	uint64_t start;
 	int r = check_relay(p, v, e);
 
 	if (r == 0)
@@ -179,9 +183,15 @@ int place_relay(struct places *ps, struct place *p, const struct place_view *v,
 	if (l.own == NULL)
 		return err_set(e, -ENOMEM, "%s: no memory", p->name);
 	gate_close(ps->gate);
+	start = place_now_ns();
 	r = relay_closed(&l, nvmas, &why);
 	if (r != -ENOTRECOVERABLE)
 		gate_open(ps->gate);
+	if (r == 0 && done != NULL)
+		*done = (struct place_relayed){
+		    .pause_ns = place_now_ns() - start,
+		    .given_pages = l.nprivate - l.nown,
+		};
 	free(l.own);
 	free(l.kept);
 	if (r < 0 && why.code == 0)

@@ -135,6 +135,8 @@ static int put_frozen(const struct place_frozen *z, struct wire_frozen *w,
 	    .npages = z->npages,
 	    .dirty_pages = z->dirty_pages,
 	    .copied_pages = z->copied_pages,
+	    .cold_pages = z->cold_pages,
+	    .warm_pages = z->warm_pages,
 	    .pause_ns = z->pause_ns,
 	    .total_ns = z->total_ns,
 	    .nsteps = z->nsteps,
@@ -330,8 +332,8 @@ static int do_map(struct vm *vm, struct err *e)
 	return 0;
 }
 
-static int relay(
-    struct vm *vm, const struct wire_map *q, uint32_t id, struct err *e)
+static int relay(struct vm *vm, const struct wire_map *q, uint32_t id,
+    struct place_relayed *done, struct err *e)
 {
 	AUTO_FREE struct page_run *runs = NULL;
 	struct place_view v = {
@@ -350,12 +352,14 @@ static int relay(
 	v.name = info.name;
 	v.kind = info.kind == PLACE_VIEW_RO ? PLACE_VIEW_RO : PLACE_VIEW_COW;
 	v.runs = runs;
-	return place_relay(vm->places, p, &v, e);
+	return place_relay(vm->places, p, &v, done, e);
 }
 
 static int do_relay(struct vm *vm, struct err *e)
 {
 	struct wire_map q = {.mode = FIRN_MAP_RO};
+	struct place_relayed done;
+	struct wire_relayed told;
 	struct wire_relay w;
 	int r = take_payload(vm, &w, sizeof(w), e);
 
@@ -367,10 +371,15 @@ static int do_relay(struct vm *vm, struct err *e)
 		r = check_map(vm, &q, e);
 	}
 	if (r == 0)
-		r = relay(vm, &q, w.id, e);
+		r = relay(vm, &q, w.id, &done, e);
 	control_drop_layers(vm);
-	if (r == 0)
-		(void)reply(vm, 0, NULL, 0, NULL, 0);
+	if (r == 0) {
+		told = (struct wire_relayed){
+		    .pause_ns = done.pause_ns,
+		    .given_pages = done.given_pages,
+		};
+		(void)reply(vm, 0, &told, sizeof(told), NULL, 0);
+	}
 	return r;
 }
 

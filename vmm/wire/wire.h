@@ -74,7 +74,7 @@ enum wire_type {
 	/* wire_gmeld -> wire_melded; fds: memfd of struct firn_conflict */
 	WIRE_G_MELD,
 	WIRE_G_ADOPT, /* wire_gmap (no mode) -> struct firn_segment */
-	/* broker -> monitor: wire_relay -> ; fds: as WIRE_MAP */
+	/* broker -> monitor: wire_relay -> wire_relayed; fds: as WIRE_MAP */
 	WIRE_RELAY,
 	/* monitor -> broker: wire_gdirty -> as WIRE_G_DIFF. Without FIRN_EXACT
 	 * only of a cursor that began with it, else -ENOENT */
@@ -148,6 +148,8 @@ struct wire_frozen {
 	uint64_t npages;
 	uint64_t dirty_pages;
 	uint64_t copied_pages;
+	uint64_t cold_pages; /* private, in layers, not written for a while */
+	uint64_t warm_pages; /* private, in layers, others */
 	uint64_t pause_ns;
 	uint64_t total_ns;
 	uint32_t nsteps;
@@ -181,6 +183,11 @@ struct wire_relay {
 	uint64_t nruns;
 	uint32_t id;
 	uint32_t nlayers;
+};
+
+struct wire_relayed {
+	uint64_t pause_ns;
+	uint64_t given_pages; /* of private memory, back */
 };
 
 struct wire_mapped {
@@ -294,7 +301,7 @@ _Static_assert(sizeof(struct wire_msg) == 24, "wire layout");
 _Static_assert(sizeof(struct wire_launch) == 24, "wire layout");
 _Static_assert(sizeof(struct wire_segment) == 112, "wire layout");
 _Static_assert(sizeof(struct wire_step) == 32, "wire layout");
-_Static_assert(sizeof(struct wire_frozen) == 176, "wire layout");
+_Static_assert(sizeof(struct wire_frozen) == 192, "wire layout");
 _Static_assert(sizeof(struct wire_map) == 104, "wire layout");
 _Static_assert(sizeof(struct wire_relay) == 24, "wire layout");
 _Static_assert(sizeof(struct wire_exited) == 200, "wire layout");
