@@ -52,22 +52,43 @@ static void want(struct ctl_conn *c, uint32_t events)
 	c->events = events;
 }
 
+/* The kernel has no room, though the socket has: for descriptors under way, of
+ * which a user may have only so many in all sockets together, or for the
+ * message. */
+static bool may_pass(ssize_t n)
+{
+	return n == -ETOOMANYREFS || n == -ENOBUFS || n == -ENOMEM;
+}
+
 static void flush(struct ctl_conn *c)
 {
+	bool later = false;
+
 	while (!c->dying && c->out != NULL) {
 		struct ctl_out *o = c->out;
 		ssize_t n = fdmsg_send(c->fd, o->text + o->off, o->len - o->off,
 		    o->fds, o->nfds, MSG_DONTWAIT);
 
-		if (n == -EAGAIN)
+		later = may_pass(n);
+		if (n == -EAGAIN || later)
 			break;
 		if (n < 0)
 			ctl_conn_close(c);
 		else
 			out_progress(c, n);
 	}
+	if (later && !c->srv->flush_again.armed)
+		loop_timer_start(&c->srv->flush_again, CTL_FLUSH_PAUSE_MS);
 	if (!c->dying)
-		want(c, EPOLLIN | (c->out != NULL ? EPOLLOUT : 0u));
+		want(c, EPOLLIN | (c->out != NULL && !later ? EPOLLOUT : 0u));
+}
+
+void ctl_flush_all(void *srv)
+{
+	struct ctl_srv *s = srv;
+
+	for (struct ctl_conn *c = s->conns; c != NULL; c = c->next)
+		flush(c);
 }
 
 /* The line of (msg). json_dumps() would do, but jansson 2.14 leaves out what it

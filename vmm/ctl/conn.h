@@ -10,6 +10,8 @@
 struct ctl_conn *ctl_conn_new(struct ctl_srv *s, int fd, struct err *e);
 /* Leave s->conns. */
 void ctl_conn_unlink(struct ctl_conn *c);
+/* Try again to send what waits, on every connection. */
+void ctl_flush_all(void *srv);
 /* Unlinked and without requests. Closes c->fd unless it is -1. */
 void ctl_conn_free(struct ctl_conn *c);
 

@@ -7,10 +7,11 @@
 
 #include "vmm/ctl/ctl.h"
 
-#define CTL_PEEK_LEN      65536u
-#define CTL_LINES_A_ROUND 32u /* of one connection, before others' turn */
-#define CTL_ID_MAX        256u
-#define CTL_WHY_MAX       256u
+#define CTL_PEEK_LEN       65536u
+#define CTL_LINES_A_ROUND  32u /* of one connection, before others' turn */
+#define CTL_ID_MAX         256u
+#define CTL_FLUSH_PAUSE_MS 20u /* where the kernel had no room */
+#define CTL_WHY_MAX        256u
 
 struct ctl_out {
 	struct ctl_out *next;
@@ -48,6 +49,7 @@ struct ctl_srv {
 	struct ctl_conn *conns;
 	unsigned nconns;
 	struct loop_timer reaper;
+	struct loop_timer flush_again;
 	int lfd;
 	struct loop_io *lio;
 	struct loop_timer accept_again;

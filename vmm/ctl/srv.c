@@ -308,6 +308,7 @@ int ctl_srv_new(struct ctl_srv **out, struct loop *l,
 	s->conf = conf;
 	s->lfd = -1;
 	loop_timer_init(&s->reaper, l, reap, s);
+	loop_timer_init(&s->flush_again, l, ctl_flush_all, s);
 	loop_timer_init(&s->accept_again, l, accept_again, s);
 	*out = s;
 	return 0;
@@ -322,5 +323,6 @@ void ctl_srv_free(struct ctl_srv *s)
 		ctl_conn_close(c);
 	reap(s);
 	loop_timer_stop(&s->reaper);
+	loop_timer_stop(&s->flush_again);
 	free(s);
 }
