@@ -160,3 +160,23 @@ works "a snapshot outlives its VM" cmp "$T/before" "$T/after"
 for v in "" .musl; do
 	works "freeze_self$v" "$FIRN" run "$GUESTS/freeze_self$v" $((n / 4))
 done
+
+# --- show: what nobody else has ---------------------------------------------------
+# Of few pages many are written again at once.
+stamper few 64 || { not_ok "a stamper starts" "$(cat "$T/few.err")"; exit 1; }
+for i in $(seq 4); do
+	stamp_round few
+	sort "$T/round" >"$T/few.$i"
+	"$FIRN" freeze few:data --name "few$i" >/dev/null
+done
+for i in 2 3; do
+	is "show few$i: pages of its own" \
+	    "$("$FIRN" show "few$i" --json | jq .exclusive_pages)" \
+	    "$(comm -12 "$T/few.$i" "$T/few.$((i + 1))" | wc -l)"
+done
+is "show few4: its segment has all of it" \
+    "$("$FIRN" show few4 --json | jq .exclusive_pages)" 0
+for i in $(seq 4); do
+	"$FIRN" drop "few$i" >/dev/null
+done
+"$FIRN" kill few >/dev/null

@@ -13,6 +13,8 @@
 
 #include "vmm/broker/internal.h"
 
+#define SHOW_FEW 64u
+
 struct show_op {
 	struct work work;
 	struct broker *b;
@@ -20,11 +22,18 @@ struct show_op {
 	struct snap *s;
 	struct map map;
 	char name[FIRN_NAME_MAX];
-	struct map *other; /* every other map of the same pages; held */
+	/* Every other map of the same pages, held, in the order that they were
+	 * made, from some time on and round. */
+	struct map *other;
 	uint32_t nother;
+	uint32_t near;      /* the first that was made later, in (other) */
 	struct map form[2]; /* its laid and its opened form, where there are */
 	uint32_t nforms;
 	uint64_t *alone; /* a bit a page that no other map shares */
+	/* Once they are few: the pages themselves. */
+	struct page_run few[SHOW_FEW];
+	uint32_t nfew;
+	bool listed;
 	uint64_t extents, zero, exclusive;
 	uint64_t copies; /* pages that its forms have elsewhere */
 	struct map_nodes nodes;
@@ -126,28 +135,91 @@ static int count_forms(struct show_op *op)
 	return rc;
 }
 
+static uint64_t count_alone(const struct show_op *op)
+{
+	uint64_t n = 0;
+
+	for (uint64_t i = 0; i < (op->map.npages + 63) / 64; i++)
+		n += (uint64_t)__builtin_popcountll(op->alone[i]);
+	return n;
+}
+
+/* List them, if they are few by now. */
+static void list_few(struct show_op *op)
+{
+	if (count_alone(op) > SHOW_FEW)
+		return;
+	for (uint64_t i = 0; i < (op->map.npages + 63) / 64; i++)
+		for (uint64_t w = op->alone[i]; w != 0; w &= w - 1)
+			(void)map_lookup(&op->map,
+			    i * 64 + (uint64_t)__builtin_ctzll(w),
+			    &op->few[op->nfew++]);
+	op->listed = true;
+}
+
+/* Those that (other) has as well are not alone. */
+static void look_up_few(struct show_op *op, const struct map *other)
+{
+	for (uint32_t i = op->nfew; i-- > 0;) {
+		const struct page_run *p = &op->few[i];
+		struct page_run r;
+
+		if (map_lookup(other, p->page, &r) == 0 &&
+		    r.layer == p->layer && r.index == p->index)
+			op->few[i] = op->few[--op->nfew];
+	}
+}
+
+static int compare(struct show_op *op, const struct map *other)
+{
+	struct shared x = {.alone = op->alone};
+	int rc = map_diff(&op->map, other, not_shared, &x, NULL);
+
+	clear_bits(op->alone, x.next, op->map.npages);
+	if (rc == 0)
+		list_few(op);
+	return rc;
+}
+
+/* The (k)th of the others, by how long before or after it was made. */
+static const struct map *kth_near(const struct show_op *op, uint32_t k)
+{
+	uint32_t n = op->nother;
+	uint32_t i = k % 2 == 0 ? op->near + k / 2 : op->near + n - 1 - k / 2;
+
+	return &op->other[i % n];
+}
+
+/* What is near in time is mostly a near relative, and leaves few pages: to
+ * compare with each as a whole would cost what they all differ by. */
+static int find_alone(struct show_op *op)
+{
+	int rc = 0;
+
+	for (uint32_t k = 0; k < op->nother && rc == 0; k++) {
+		if (op->listed)
+			look_up_few(op, kth_near(op, k));
+		else
+			rc = compare(op, kth_near(op, k));
+		if (worker_cancelled(&op->work))
+			rc = -ECANCELED;
+	}
+	op->exclusive = op->listed ? op->nfew : count_alone(op);
+	return rc;
+}
+
 static void show_run_work(struct work *w)
 {
 	struct show_op *op = (struct show_op *)w;
-	uint64_t npages = op->map.npages;
 
-	op->rc = map_walk(&op->map, 0, npages, show_run, op);
+	op->rc = map_walk(&op->map, 0, op->map.npages, show_run, op);
 	if (op->rc == 0)
 		op->rc = count_forms(op);
 	if (op->rc == 0)
 		op->rc = map_count_nodes(&op->map, op->other, op->nother,
 		    show_stopped, op, &op->nodes);
-	for (uint32_t i = 0; i < op->nother && op->rc == 0; i++) {
-		struct shared x = {.alone = op->alone};
-
-		op->rc =
-		    map_diff(&op->map, &op->other[i], not_shared, &x, NULL);
-		clear_bits(op->alone, x.next, npages);
-		if (worker_cancelled(w))
-			op->rc = -ECANCELED;
-	}
-	for (uint64_t i = 0; i < (npages + 63) / 64; i++)
-		op->exclusive += (uint64_t)__builtin_popcountll(op->alone[i]);
+	if (op->rc == 0)
+		op->rc = find_alone(op);
 }
 
 static void show_free(struct show_op *op)
@@ -291,7 +363,9 @@ static uint32_t each_other(struct show_op *op, uint32_t max)
 
 	for (uint32_t i = 0; i < SNAP_BUCKETS; i++)
 		for (struct snap *s = b->snaps[i]; s != NULL; s = s->next)
-			if (s != op->s && ++n <= max)
+			if (s == op->s)
+				op->near = op->nother;
+			else if (++n <= max)
 				add_other(op, &s->map, max);
 	for (struct bvm *vm = b->vms; vm != NULL; vm = vm->next)
 		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
