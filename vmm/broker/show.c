@@ -181,26 +181,35 @@ static int compare(struct show_op *op, const struct map *other)
 	return rc;
 }
 
-/* The (k)th of the others, by how long before or after it was made. */
-static const struct map *kth_near(const struct show_op *op, uint32_t k)
+/* Put the others in the order of how long before or after it they were made:
+ * what is near in time is mostly a near relative, and shares much. */
+static int sort_others(struct show_op *op)
 {
 	uint32_t n = op->nother;
-	uint32_t i = k % 2 == 0 ? op->near + k / 2 : op->near + n - 1 - k / 2;
+	struct map *to = calloc((size_t)n + 1, sizeof(*to));
 
-	return &op->other[i % n];
+	if (to == NULL)
+		return -ENOMEM;
+	for (uint32_t k = 0; k < n; k++)
+		to[k] = op->other[(k % 2 == 0 ? op->near + k / 2
+					      : op->near + n - 1 - k / 2) %
+				  n];
+	free(op->other);
+	op->other = to;
+	return 0;
 }
 
-/* What is near in time is mostly a near relative, and leaves few pages: to
- * compare with each as a whole would cost what they all differ by. */
+/* Near relatives leave few pages: to compare with each of the others as a
+ * whole would cost what they all differ by. */
 static int find_alone(struct show_op *op)
 {
 	int rc = 0;
 
-	for (uint32_t k = 0; k < op->nother && rc == 0; k++) {
+	for (uint32_t i = 0; i < op->nother && rc == 0; i++) {
 		if (op->listed)
-			look_up_few(op, kth_near(op, k));
+			look_up_few(op, &op->other[i]);
 		else
-			rc = compare(op, kth_near(op, k));
+			rc = compare(op, &op->other[i]);
 		if (worker_cancelled(&op->work))
 			rc = -ECANCELED;
 	}
@@ -212,7 +221,9 @@ static void show_run_work(struct work *w)
 {
 	struct show_op *op = (struct show_op *)w;
 
-	op->rc = map_walk(&op->map, 0, op->map.npages, show_run, op);
+	op->rc = sort_others(op);
+	if (op->rc == 0)
+		op->rc = map_walk(&op->map, 0, op->map.npages, show_run, op);
 	if (op->rc == 0)
 		op->rc = count_forms(op);
 	if (op->rc == 0)
