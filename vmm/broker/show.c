@@ -22,8 +22,8 @@ struct show_op {
 	struct snap *s;
 	struct map map;
 	char name[FIRN_NAME_MAX];
-	/* Every other map of the same pages, held, in the order that they were
-	 * made, from some time on and round. */
+	/* Every other map of the same pages, held: in the order that they were
+	 * made, from some time on and round, until the worker sorts them. */
 	struct map *other;
 	uint32_t nother;
 	uint32_t near;      /* the first that was made later, in (other) */
