@@ -253,6 +253,29 @@ static bool ends_by(enum lie l)
 	return l == IS_LOST || l == PROTOCOL || l == WILD || l >= DIES_THEN;
 }
 
+/* What a place that is not moved keeps is in the bound, as pinned, and charged
+ * to the user whose VM it is. */
+static void bound_holds(struct world *x)
+{
+	json_t *r = must(x, "service.stats", json_pack("{s:b}", "exact", 1));
+	json_int_t held = json_integer_value(json_object_get(r, "layer_bytes"));
+	json_int_t live = json_integer_value(json_object_get(r, "live_bytes"));
+	json_int_t pins =
+	    json_integer_value(json_object_get(r, "pinned_bytes"));
+	json_t *by = json_object_get(r, "pinned_by");
+	json_int_t vms;
+	json_int_t opened;
+
+	assert_true(pins > 0 && held <= 2 * live + pins);
+	assert_int_equal(json_array_size(by), 1);
+	by = json_array_get(by, 0);
+	vms = json_integer_value(json_object_get(by, "vm_bytes"));
+	opened = json_integer_value(json_object_get(by, "client_bytes"));
+	/* What both pin is told of both. */
+	assert_true(vms > 0 && vms <= pins && vms + opened >= pins);
+	json_decref(r);
+}
+
 static void lies_about_a_move(void **state)
 {
 	struct world *x = *state;
@@ -272,6 +295,8 @@ static void lies_about_a_move(void **state)
 		/* It is not asked again. */
 		tidy(x);
 		assert_int_equal(w->nrelays, 1);
+		if (!ends_by(lie))
+			bound_holds(x);
 		others_live(x, g);
 		if (!ends_by(lie))
 			end_vm(x, w);
