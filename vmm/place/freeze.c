@@ -149,14 +149,39 @@ static int fill_chunk(struct place *p, uint64_t chunk)
 		   : 0;
 }
 
+static void note_chunk(struct place *p, struct lift *l, uint64_t chunk)
+{
+	if (bit_get(l->data, chunk))
+		return;
+	bit_set(l->data, chunk);
+	l->ndata += chunk_npages(p, chunk);
+}
+
 static int add_chunk(struct place *p, struct lift *l, uint64_t chunk)
 {
 	int r = fill_chunk(p, chunk);
 
-	if (r < 0)
-		return r;
-	bit_set(l->data, chunk);
-	l->ndata += chunk_npages(p, chunk);
+	if (r == 0)
+		note_chunk(p, l, chunk);
+	return r;
+}
+
+/* Add the chunks that [at, end) of the file is in: those it fills as they are.
+ */
+static int add_data(struct place *p, struct lift *l, uint64_t at, uint64_t end)
+{
+	for (uint64_t c = at / LEAF_SIZE; c * LEAF_SIZE < end; c++) {
+		uint64_t first = c * LEAF_SIZE;
+		int r = 0;
+
+		if (at <= first &&
+		    first + chunk_npages(p, c) * PAGE_SIZE <= end)
+			note_chunk(p, l, c);
+		else if (!bit_get(l->data, c))
+			r = add_chunk(p, l, c);
+		if (r < 0)
+			return r;
+	}
 	return 0;
 }
 
@@ -168,16 +193,15 @@ static int find_data(struct place *p, struct lift *l)
 
 	while (c < n) {
 		off_t at = lseek(p->memfd, (off_t)(c * LEAF_SIZE), SEEK_DATA);
+		off_t end = at < 0 ? at : lseek(p->memfd, at, SEEK_HOLE);
 		int r;
 
-		if (at < 0)
+		if (end < 0)
 			return errno == ENXIO ? 0 : -errno;
+		r = add_data(p, l, (uint64_t)at, (uint64_t)end);
+		if (r < 0)
+			return r;
 		c = (uint64_t)at / LEAF_SIZE;
-		if (!bit_get(l->data, c)) {
-			r = add_chunk(p, l, c);
-			if (r < 0)
-				return r;
-		}
 		c = next_chunk(p, l->data, c, false);
 	}
 	return 0;
