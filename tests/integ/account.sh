@@ -137,7 +137,8 @@ U=$(mktemp -d -p /var/tmp) # whoever runs the tests, others reach it
 cp -r "$BUILD/bin" "$T/disk" "$U"
 chmod -R a+rX "$U"
 export FIRN_SOCKET=$U/run/sock
-install -d -o 65534 -g 65534 "$U/run"
+mkdir "$U/run"
+chown 65534:65534 "$U/run"
 $as "$U/bin/firn" daemon 2>"$T/log" </dev/null &
 daemon_pid=$!
 until_true 10 listens || {
