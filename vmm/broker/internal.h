@@ -59,6 +59,7 @@ struct link {
 	struct loop_io *io;
 	struct link_out *head, *tail;
 	uint32_t nout;
+	struct loop_timer again; /* where the kernel had no room */
 };
 
 /* A page map under an id; lives while it is held (capabilities, views, work
@@ -404,7 +405,8 @@ void place_unpin(struct broker *b, struct bplace *p);
 int link_open(struct link *l, struct loop *loop, int fd, loop_io_fn *fn,
     void *arg, struct err *e);
 void link_close(struct link *l);
-/* 0, -EAGAIN (LINK_QUEUE_MAX), -ENOMEM, -EMFILE, an error of the socket; then
+/* A packet for which there is no room waits. 0, -EAGAIN (LINK_QUEUE_MAX wait),
+ * -ENOMEM, -EMFILE, an error of the socket; then
  * nothing was sent. */
 int link_send(struct link *l, const struct wire_msg *m, const void *payload,
     const int *fds, uint32_t nfds);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "vmm/broker/internal.h"
+#include "vmm/core/fdmsg.h"
 
 /* A packet that waits for room in the socket, with descriptors of its own. */
 struct link_out {
@@ -23,14 +24,35 @@ static void out_free(struct link_out *o)
 	free(o);
 }
 
+static void link_again(void *arg)
+{
+	struct link *l = arg;
+
+	loop_mod(l->io, EPOLLIN | EPOLLOUT);
+}
+
+/* Until the socket has room, or, where it is the kernel that has none, a
+ * while. */
+static void link_wait(struct link *l, int why)
+{
+	if (why == -EAGAIN) {
+		loop_mod(l->io, EPOLLIN | EPOLLOUT);
+		return;
+	}
+	loop_mod(l->io, EPOLLIN);
+	loop_timer_start(&l->again, FDMSG_PAUSE_MS);
+}
+
 int link_open(struct link *l, struct loop *loop, int fd, loop_io_fn *fn,
     void *arg, struct err *e)
 {
 	int rc = loop_add(loop, fd, EPOLLIN, fn, arg, &l->io, e);
 
-	if (rc == 0)
-		l->fd = fd;
-	return rc;
+	if (rc != 0)
+		return rc;
+	loop_timer_init(&l->again, loop, link_again, l);
+	l->fd = fd;
+	return 0;
 }
 
 void link_close(struct link *l)
@@ -43,6 +65,7 @@ void link_close(struct link *l)
 	}
 	l->tail = NULL;
 	l->nout = 0;
+	loop_timer_stop(&l->again);
 	loop_del(l->io);
 	l->io = NULL;
 	if (l->fd >= 0)
@@ -81,13 +104,13 @@ static int link_queue(struct link *l, const struct wire_msg *m,
 		l->head = o;
 	l->tail = o;
 	l->nout++;
-	loop_mod(l->io, EPOLLIN | EPOLLOUT);
 	return 0;
 }
 
 int link_send(struct link *l, const struct wire_msg *m, const void *payload,
     const int *fds, uint32_t nfds)
 {
+	int why = 0;
 	int rc;
 
 	if (l->fd < 0)
@@ -95,11 +118,14 @@ int link_send(struct link *l, const struct wire_msg *m, const void *payload,
 	if (m->len > WIRE_PAYLOAD_MAX || nfds > WIRE_FDS_MAX)
 		return -EMSGSIZE;
 	if (l->head == NULL) {
-		rc = wire_send(l->fd, m, payload, fds, nfds);
-		if (rc != -EAGAIN)
-			return rc;
+		why = wire_send(l->fd, m, payload, fds, nfds);
+		if (why != -EAGAIN && !fdmsg_no_room(why))
+			return why;
 	}
-	return link_queue(l, m, payload, fds, nfds);
+	rc = link_queue(l, m, payload, fds, nfds);
+	if (rc == 0 && why != 0)
+		link_wait(l, why);
+	return rc;
 }
 
 int link_flush(struct link *l)
@@ -108,8 +134,10 @@ int link_flush(struct link *l)
 		struct link_out *o = l->head;
 		int rc = wire_send(l->fd, &o->m, o->payload, o->fd, o->nfds);
 
-		if (rc == -EAGAIN)
+		if (rc == -EAGAIN || fdmsg_no_room(rc)) {
+			link_wait(l, rc);
 			return 0;
+		}
 		l->head = o->next;
 		if (l->head == NULL)
 			l->tail = NULL;

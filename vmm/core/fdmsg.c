@@ -105,3 +105,8 @@ ssize_t fdmsg_recv(int sock, void *buf, size_t len, int *fds, size_t max,
 	}
 	return n;
 }
+
+bool fdmsg_no_room(ssize_t rc)
+{
+	return rc == -ETOOMANYREFS || rc == -ENOBUFS || rc == -ENOMEM;
+}

@@ -7,6 +7,7 @@
 #ifndef VMM_CORE_FDMSG_H
 #define VMM_CORE_FDMSG_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -21,6 +22,13 @@
  */
 ssize_t fdmsg_send(int sock, const void *buf, size_t len, const int *fds,
     size_t nfds, int flags);
+
+/* Whether what sendmsg() said, as -errno, may pass though nobody reads: the
+ * kernel has no room for descriptors under way, of which a user may have only
+ * so many in all sockets together, or for the message. The socket does not tell
+ * when it has: try again after FDMSG_PAUSE_MS. */
+#define FDMSG_PAUSE_MS 20u
+bool fdmsg_no_room(ssize_t rc);
 
 /*
  * Receive at most (len) bytes and the descriptors that came with them, which

@@ -52,14 +52,6 @@ static void want(struct ctl_conn *c, uint32_t events)
 	c->events = events;
 }
 
-/* The kernel has no room, though the socket has: for descriptors under way, of
- * which a user may have only so many in all sockets together, or for the
- * message. */
-static bool may_pass(ssize_t n)
-{
-	return n == -ETOOMANYREFS || n == -ENOBUFS || n == -ENOMEM;
-}
-
 static void flush(struct ctl_conn *c)
 {
 	bool later = false;
@@ -69,7 +61,7 @@ static void flush(struct ctl_conn *c)
 		ssize_t n = fdmsg_send(c->fd, o->text + o->off, o->len - o->off,
 		    o->fds, o->nfds, MSG_DONTWAIT);
 
-		later = may_pass(n);
+		later = fdmsg_no_room(n);
 		if (n == -EAGAIN || later)
 			break;
 		if (n < 0)
@@ -78,7 +70,7 @@ static void flush(struct ctl_conn *c)
 			out_progress(c, n);
 	}
 	if (later && !c->srv->flush_again.armed)
-		loop_timer_start(&c->srv->flush_again, CTL_FLUSH_PAUSE_MS);
+		loop_timer_start(&c->srv->flush_again, FDMSG_PAUSE_MS);
 	if (!c->dying)
 		want(c, EPOLLIN | (c->out != NULL && !later ? EPOLLOUT : 0u));
 }

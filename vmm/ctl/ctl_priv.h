@@ -7,11 +7,10 @@
 
 #include "vmm/ctl/ctl.h"
 
-#define CTL_PEEK_LEN       65536u
-#define CTL_LINES_A_ROUND  32u /* of one connection, before others' turn */
-#define CTL_ID_MAX         256u
-#define CTL_FLUSH_PAUSE_MS 20u /* where the kernel had no room */
-#define CTL_WHY_MAX        256u
+#define CTL_PEEK_LEN      65536u
+#define CTL_LINES_A_ROUND 32u /* of one connection, before others' turn */
+#define CTL_ID_MAX        256u
+#define CTL_WHY_MAX       256u
 
 struct ctl_out {
 	struct ctl_out *next;

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT */
+/* wrap: sendmsg */
+/*
+ * What is told to a monitor waits, in order and with its descriptors, while its
+ * socket has no room or the kernel has none; else it is refused and nothing was
+ * sent.
+ */
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "vmm/broker/internal.h"
+
+#define ROUNDS 200 /* of the loop, of 5 ms */
+
+static int fail_with; /* errno of every sendmsg(), or 0 */
+static unsigned nfailed;
+
+ssize_t __real_sendmsg(int fd, const struct msghdr *m, int flags);
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *m, int flags);
+
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *m, int flags)
+{
+	if (fail_with == 0)
+		return __real_sendmsg(fd, m, flags);
+	nfailed++;
+	errno = fail_with;
+	return -1;
+}
+
+struct fix {
+	struct loop *loop;
+	struct link link;
+	struct wire_packet packet;
+	int peer;
+	int lost; /* what link_flush() said, where not 0 */
+};
+
+static void ready(void *arg, int fd, uint32_t events)
+{
+	struct fix *x = arg;
+	int rc = events & EPOLLOUT ? link_flush(&x->link) : 0;
+
+	(void)fd;
+	if (rc != 0)
+		x->lost = rc;
+}
+
+static int setup(void **state)
+{
+	static struct fix x;
+	struct err e;
+	int sv[2];
+
+	fail_with = 0;
+	nfailed = 0;
+	x = (struct fix){.link.fd = -1};
+	assert_int_equal(loop_new(&x.loop, &e), 0);
+	assert_int_equal(
+	    socketpair(
+		AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv),
+	    0);
+	assert_int_equal(link_open(&x.link, x.loop, sv[0], ready, &x, &e), 0);
+	x.peer = sv[1];
+	*state = &x;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fix *x = *state;
+
+	fail_with = 0;
+	link_close(&x->link);
+	loop_free(x->loop);
+	(void)close(x->peer);
+	return 0;
+}
+
+static int tell(struct fix *x, uint32_t seq)
+{
+	struct wire_msg m = {.type = WIRE_STATS, .seq = seq};
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	int rc = link_send(&x->link, &m, NULL, &fd, 1);
+
+	(void)close(fd);
+	return rc;
+}
+
+static void turns(struct fix *x, int n)
+{
+	for (int i = 0; i < n; i++)
+		(void)loop_run_once(x->loop, 5, NULL);
+}
+
+static void comes(struct fix *x, uint32_t seq)
+{
+	int rc = -EAGAIN;
+
+	for (int i = 0; i < ROUNDS && rc == -EAGAIN; i++) {
+		turns(x, 1);
+		rc = wire_recv(x->peer, &x->packet);
+	}
+	assert_int_equal(rc, 1);
+	assert_int_equal(x->packet.m.seq, seq);
+	assert_int_equal(x->packet.nfds, 1);
+	wire_close_fds(&x->packet);
+}
+
+static void no_room_passes(void **state)
+{
+	static const int passing[] = {ETOOMANYREFS, ENOBUFS, ENOMEM, EAGAIN};
+	struct fix *x = *state;
+	uint32_t seq = 0;
+
+	for (size_t i = 0; i < sizeof(passing) / sizeof(passing[0]); i++) {
+		fail_with = passing[i];
+		nfailed = 0;
+		assert_int_equal(tell(x, ++seq), 0);
+		assert_int_equal(tell(x, ++seq), 0);
+		if (fail_with != EAGAIN) {
+			turns(x, 20);
+			/* It is tried again, and not all the time. */
+			assert_in_range(nfailed, 2, 10);
+		}
+		fail_with = 0;
+		comes(x, seq - 1);
+		comes(x, seq);
+		assert_int_equal(x->lost, 0);
+	}
+}
+
+static void others_refuse(void **state)
+{
+	struct fix *x = *state;
+
+	fail_with = EPIPE;
+	assert_int_equal(tell(x, 1), -EPIPE);
+	fail_with = 0;
+	assert_int_equal(tell(x, 2), 0);
+	comes(x, 2);
+}
+
+/* One that waited is lost: that is said, and others go on. */
+static void others_lose(void **state)
+{
+	struct fix *x = *state;
+
+	fail_with = ENOBUFS;
+	assert_int_equal(tell(x, 1), 0);
+	assert_int_equal(tell(x, 2), 0);
+	fail_with = EPIPE;
+	turns(x, 20);
+	assert_int_equal(x->lost, -EPIPE);
+	fail_with = 0;
+	turns(x, 20);
+}
+
+static void so_many_wait(void **state)
+{
+	struct fix *x = *state;
+
+	fail_with = ETOOMANYREFS;
+	for (uint32_t i = 0; i < LINK_QUEUE_MAX; i++)
+		assert_int_equal(tell(x, i), 0);
+	assert_int_equal(tell(x, LINK_QUEUE_MAX), -EAGAIN);
+	fail_with = 0;
+	for (uint32_t i = 0; i < LINK_QUEUE_MAX; i++)
+		comes(x, i);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    T(no_room_passes),
+	    T(others_refuse),
+	    T(others_lose),
+	    T(so_many_wait),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
