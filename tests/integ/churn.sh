@@ -45,14 +45,20 @@ cycle() {
 	last=$name
 }
 failed=0
-# What firnd allocates once it has by the time that files were rewritten.
+# What firnd allocates once it has by the time that files were rewritten; that
+# takes too long where a cycle takes a second.
 warm=0
 rewritten() { count && [ "$(stat_of moved_files)" -gt 0 ]; }
-until rewritten && [ $warm -ge 20 ] || [ $warm -ge 400 ]; do
+warm_enough() {
+	[ $warm -ge 20 ] || return 1
+	[ "$SCALE" = small ] || [ $warm -ge 400 ] || rewritten
+}
+until warm_enough; do
 	warm=$((warm + 1))
 	cycle $warm || failed=$((failed + 1))
 done
-works "files are rewritten" rewritten
+[ "$SCALE" = small ] || works "files are rewritten" rewritten
+count
 fds=$(descriptors)
 kib=$(rss)
 for i in $(seq $((warm + 1)) $((warm + rounds))); do
