@@ -238,6 +238,20 @@ static void begin(struct world *x)
 	free(all);
 }
 
+/* kin_since(), united. */
+static int since(const struct kin *k, const struct kin *base, bool *tracked,
+    struct kin_sets *out)
+{
+	struct kin_steps steps;
+	int rc = kin_since(k, base, tracked, &steps);
+
+	*out = (struct kin_sets){0};
+	if (rc == 0)
+		rc = kin_steps_unite(&steps, out);
+	kin_steps_free(&steps);
+	return rc;
+}
+
 /* The sets of both sides, united along what is left of their chains. */
 static void unite(struct world *x)
 {
@@ -245,7 +259,7 @@ static void unite(struct world *x)
 		bool tracked;
 
 		assert_int_equal(
-		    kin_since(x->tip[i], x->base, &tracked, &x->sets[i]), 0);
+		    since(x->tip[i], x->base, &tracked, &x->sets[i]), 0);
 		assert_true(tracked);
 		check_set(x, &x->sets[i].reads, x->r[i]);
 		check_set(x, &x->sets[i].writes, x->w[i]);

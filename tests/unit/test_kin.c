@@ -220,6 +220,20 @@ static struct kin_sets sets_of(uint64_t read, uint64_t write)
 	return s;
 }
 
+/* kin_since(), united. */
+static int since(const struct kin *k, const struct kin *base, bool *tracked,
+    struct kin_sets *out)
+{
+	struct kin_steps steps;
+	int rc = kin_since(k, base, tracked, &steps);
+
+	*out = (struct kin_sets){0};
+	if (rc == 0)
+		rc = kin_steps_unite(&steps, out);
+	kin_steps_free(&steps);
+	return rc;
+}
+
 static struct kin *child(struct kins *all, struct kin *parent, uint64_t id)
 {
 	struct kin *k = kin_new(all, id);
@@ -229,6 +243,37 @@ static struct kin *child(struct kins *all, struct kin *parent, uint64_t id)
 	kin_descend(k, parent, 0);
 	assert_int_equal(kin_track(k, &s), 0);
 	return k;
+}
+
+/* What was gathered stays as it is while the records go, and is paid for. */
+static void steps_outlive_records(void **state)
+{
+	struct kins all = {0};
+	struct kin *a = kin_new(&all, 1);
+	struct kin *b = child(&all, a, 10);
+	struct kin *c = child(&all, b, 20);
+	struct kin_steps steps;
+	struct kin_sets out;
+	bool tracked;
+
+	(void)state;
+	assert_int_equal(kin_since(c, a, &tracked, &steps), 0);
+	assert_true(tracked);
+	kin_died(b);
+	kin_died(c);
+	kin_died(a);
+	assert_int_equal(all.n, 0);
+	assert_true(all.bytes > 0);
+	assert_int_equal(kin_steps_unite(&steps, &out), 0);
+	assert_int_equal(out.reads.n, 2);
+	assert_int_equal(out.reads.x[0].first, 20);
+	assert_int_equal(out.reads.x[1].first, 40);
+	assert_int_equal(out.writes.x[0].first, 30);
+	assert_int_equal(out.writes.x[1].first, 60);
+	kin_sets_free(&out);
+	kin_steps_free(&steps);
+	assert_int_equal(all.bytes, 0);
+	kin_steps_free(&steps);
 }
 
 /* A place that is frozen 100,000 times, every snapshot dropped at once. */
@@ -251,7 +296,7 @@ static void a_long_life_stays_small(void **state)
 		assert_true(all.n <= 3);
 	}
 	assert_int_equal(kin_parent(at), 1);
-	assert_int_equal(kin_since(at, base, &tracked, &out), 0);
+	assert_int_equal(since(at, base, &tracked, &out), 0);
 	assert_true(tracked);
 	assert_int_equal(out.reads.pages, 1);
 	kin_sets_free(&out);
@@ -272,15 +317,15 @@ static void chains_unite(void **state)
 	bool tracked;
 
 	(void)state;
-	assert_int_equal(kin_since(d, b, &tracked, &out), -ESRCH);
-	assert_int_equal(kin_since(a, b, &tracked, &out), -ESRCH);
-	assert_int_equal(kin_since(a, a, &tracked, &out), 0);
+	assert_int_equal(since(d, b, &tracked, &out), -ESRCH);
+	assert_int_equal(since(a, b, &tracked, &out), -ESRCH);
+	assert_int_equal(since(a, a, &tracked, &out), 0);
 	assert_true(tracked);
 	assert_int_equal(out.reads.n + out.writes.n, 0);
 	kin_died(b);
 	assert_int_equal(all.n, 3);
 	assert_int_equal(kin_parent(c), 1);
-	assert_int_equal(kin_since(c, a, &tracked, &out), 0);
+	assert_int_equal(since(c, a, &tracked, &out), 0);
 	assert_true(tracked);
 	assert_int_equal(out.reads.x[0].first, 4);
 	assert_int_equal(out.reads.x[1].first, 6);
@@ -322,7 +367,7 @@ static uint64_t reads_since(const struct kin *k, const struct kin *base)
 	bool tracked;
 	uint64_t n;
 
-	assert_int_equal(kin_since(k, base, &tracked, &out), 0);
+	assert_int_equal(since(k, base, &tracked, &out), 0);
 	assert_true(tracked);
 	n = out.reads.pages;
 	kin_sets_free(&out);
@@ -393,7 +438,7 @@ static void records_without_memory(void **state)
 	left = 0;
 	kin_died(b);
 	assert_int_equal(all.n, 2);
-	assert_int_equal(kin_since(c, a, &tracked, &out), -ENOMEM);
+	assert_int_equal(since(c, a, &tracked, &out), -ENOMEM);
 	assert_null(kin_new(&all, 1));
 	left = -1;
 	k = kin_new(&all, 4);
@@ -405,10 +450,10 @@ static void records_without_memory(void **state)
 	assert_int_equal(kin_track(k, &s), 0);
 	for (long n = 0; n < 3; n++) {
 		left = n;
-		assert_int_equal(kin_since(k, a, &tracked, &out), -ENOMEM);
+		assert_int_equal(since(k, a, &tracked, &out), -ENOMEM);
 	}
 	left = -1;
-	assert_int_equal(kin_since(k, a, &tracked, &out), 0);
+	assert_int_equal(since(k, a, &tracked, &out), 0);
 	assert_true(tracked);
 	assert_int_equal(out.reads.pages, 3);
 	kin_sets_free(&out);
@@ -422,7 +467,7 @@ static void records_without_memory(void **state)
 		k = next;
 	}
 	assert_int_equal(all.n, 3);
-	assert_int_equal(kin_since(k, a, &tracked, &out), 0);
+	assert_int_equal(since(k, a, &tracked, &out), 0);
 	assert_true(tracked);
 	assert_int_equal(out.writes.pages, 201);
 	kin_sets_free(&out);
@@ -507,7 +552,7 @@ static void check_since(struct world *x, int i, int base)
 	bool got;
 	struct kin_sets s;
 	int at = i;
-	int rc = kin_since(x->m[i].k, x->m[base].k, &got, &s);
+	int rc = since(x->m[i].k, x->m[base].k, &got, &s);
 
 	for (; at >= 0 && at != base; at = x->m[at].parent) {
 		tracked &= x->m[at].tracked;
@@ -592,6 +637,7 @@ int main(void)
 	    cmocka_unit_test(set_refuses),
 	    cmocka_unit_test(bits_beyond_are_ignored),
 	    cmocka_unit_test(sets_without_memory),
+	    cmocka_unit_test(steps_outlive_records),
 	    cmocka_unit_test(a_long_life_stays_small),
 	    cmocka_unit_test(chains_unite),
 	    cmocka_unit_test(views_tell_what_is_new),

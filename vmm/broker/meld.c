@@ -23,12 +23,14 @@ struct meld_op {
 	struct meld_req r;      /* its snapshots are held */
 	struct map map[NSNAPS]; /* theirs; held */
 	bool tracked[NSNAPS];
-	struct kin_sets sets[NSNAPS]; /* since BASE; of BASE: of the result */
+	struct kin_steps steps[NSNAPS]; /* since BASE */
+	struct kin_sets sets[NSNAPS];   /* the same; of BASE: of the result */
 	struct meld_conflicts conflicts;
 	struct page_run *runs;
 	size_t nruns;
 	uint64_t meld_ns;
 	int rc;
+	struct err e; /* where that says more */
 };
 
 static void meld_free(struct meld_op *op)
@@ -38,6 +40,7 @@ static void meld_free(struct meld_op *op)
 	for (int i = 0; i < NSNAPS; i++) {
 		map_put(&b->store, &op->map[i]);
 		snap_put(b, op->r.snap[i]);
+		kin_steps_free(&op->steps[i]);
 		kin_sets_free(&op->sets[i]);
 	}
 	meld_conflicts_free(&op->conflicts);
@@ -73,14 +76,37 @@ static bool meld_stops(void *ctx)
 	return worker_cancelled(&((struct meld_op *)ctx)->work);
 }
 
+static int not_tracked(const struct meld_op *op, int i, struct err *e)
+{
+	return err_set(e, -EPERM,
+	    "not every step from snapshot %" PRIu64 " to snapshot %" PRIu64
+	    " was tracked: map with --track, or meld with --blind, which "
+	    "cannot see what was only read",
+	    op->r.snap[BASE]->id, op->r.snap[i]->id);
+}
+
+/* What (i) read and wrote since BASE; what is too much is not known. */
+static int side_sets(struct meld_op *op, int i)
+{
+	int rc = -E2BIG;
+
+	if (op->tracked[i])
+		rc = kin_steps_unite(&op->steps[i], &op->sets[i]);
+	if (rc != -E2BIG)
+		return rc;
+	op->tracked[i] = false;
+	if (!op->r.blind)
+		return not_tracked(op, i, &op->e);
+	return meld_blind(
+	    &op->map[BASE], &op->map[i], meld_stops, op, &op->sets[i]);
+}
+
 static int meld_compute(struct meld_op *op)
 {
 	int rc = 0;
 
 	for (int i = A; i < NSNAPS && rc == 0; i++)
-		if (!op->tracked[i])
-			rc = meld_blind(&op->map[BASE], &op->map[i], meld_stops,
-			    op, &op->sets[i]);
+		rc = side_sets(op, i);
 	if (rc == 0)
 		rc = meld_conflicts(&op->sets[A], &op->sets[B], &op->conflicts);
 	if (rc != 0 || op->conflicts.write_write.n > 0 ||
@@ -268,6 +294,8 @@ static void meld_done(struct work *w)
 
 	if (!w->ran)
 		(void)err_set(&e, -ECANCELED, "firnd is ending");
+	else if (op->e.code != 0)
+		e = op->e;
 	else if (op->rc != 0)
 		(void)err_set(
 		    &e, op->rc, "the meld failed: %s", strerror(-op->rc));
@@ -282,30 +310,21 @@ static void meld_done(struct work *w)
 
 /* --- the beginning -------------------------------------------------------- */
 
-/* What (i) read and wrote since BASE, or that it is not known. */
+/* Which steps (i) is from BASE, or that one is not known. */
 static int side_since(struct meld_op *op, int i, struct err *e)
 {
 	const struct snap *base = op->r.snap[BASE];
 	const struct snap *s = op->r.snap[i];
-	int rc = kin_since(s->kin, base->kin, &op->tracked[i], &op->sets[i]);
+	int rc = kin_since(s->kin, base->kin, &op->tracked[i], &op->steps[i]);
 
 	if (rc == -ESRCH)
 		return err_set(e, -EINVAL,
 		    "snapshot %" PRIu64 " is no ancestor of snapshot %" PRIu64
 		    ", so they have no changes to meld",
 		    base->id, s->id);
-	if (rc == -E2BIG)
-		op->tracked[i] = false;
-	else if (rc != 0)
+	if (rc != 0)
 		return err_set(e, rc, "no memory for a meld");
-	if (!op->tracked[i] && !op->r.blind)
-		return err_set(e, -EPERM,
-		    "not every step from snapshot %" PRIu64
-		    " to snapshot %" PRIu64
-		    " was tracked: map with --track, or meld with --blind, "
-		    "which cannot see what was only read",
-		    base->id, s->id);
-	return 0;
+	return op->tracked[i] || op->r.blind ? 0 : not_tracked(op, i, e);
 }
 
 static int meld_begin(struct meld_op *op, struct err *e)

@@ -4,9 +4,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* What one step told. */
+/* What one step told: never changed while anybody holds it. */
 struct piece {
 	struct piece *next;
+	uint32_t holds;
 	struct kin_sets sets;
 };
 
@@ -96,8 +97,10 @@ uint64_t kin_sets_bytes(const struct kin_sets *s)
 	return (s->reads.cap + s->writes.cap) * sizeof(*s->reads.x);
 }
 
-static void piece_free(struct kins *all, struct piece *p)
+static void piece_put(struct kins *all, struct piece *p)
 {
+	if (--p->holds > 0)
+		return;
 	all->bytes -= sizeof(*p) + kin_sets_bytes(&p->sets);
 	kin_sets_free(&p->sets);
 	free(p);
@@ -109,7 +112,7 @@ static void part_clear(struct kins *all, struct part *p)
 	while (p->head != NULL) {
 		struct piece *next = p->head->next;
 
-		piece_free(all, p->head);
+		piece_put(all, p->head);
 		p->head = next;
 	}
 	*p = (struct part){0};
@@ -130,6 +133,7 @@ static int part_add(struct kins *all, struct part *p, struct kin_sets *s)
 		return -ENOMEM;
 	extset_trim(&s->reads);
 	extset_trim(&s->writes);
+	piece->holds = 1;
 	piece->sets = *s;
 	*s = (struct kin_sets){0};
 	if (p->tail != NULL)
@@ -150,15 +154,11 @@ int kin_track(struct kin *k, struct kin_sets *s)
 	return rc;
 }
 
-/* Every set of (p): its reads into set[at...], its writes (n) further on. The
- * next (at). */
-static size_t part_sets(
-    const struct part *p, const struct extset **set, size_t n, size_t at)
+/* The pieces of (p) into piece[at...]; the next (at). */
+static size_t part_pieces(const struct part *p, struct piece **piece, size_t at)
 {
-	for (const struct piece *x = p->head; x != NULL; x = x->next, at++) {
-		set[at] = &x->sets.reads;
-		set[n + at] = &x->sets.writes;
-	}
+	for (struct piece *x = p->head; x != NULL; x = x->next)
+		piece[at++] = x;
 	return at;
 }
 
@@ -171,12 +171,25 @@ static size_t part_npieces(const struct part *p)
 	return n;
 }
 
-static int unite(const struct extset **set, size_t n, struct kin_sets *out)
+static int unite(struct piece *const *piece, size_t n, struct kin_sets *out)
 {
-	int rc = extset_unite(set, n, &out->reads);
+	const struct extset **set;
+	int rc;
 
+	*out = (struct kin_sets){0};
+	if (n == 0)
+		return 0;
+	set = calloc(2 * n, sizeof(*set));
+	if (set == NULL)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		set[i] = &piece[i]->sets.reads;
+		set[n + i] = &piece[i]->sets.writes;
+	}
+	rc = extset_unite(set, n, &out->reads);
 	if (rc == 0)
 		rc = extset_unite(set + n, n, &out->writes);
+	free(set);
 	if (rc != 0)
 		kin_sets_free(out);
 	return rc;
@@ -187,16 +200,16 @@ static int unite(const struct extset **set, size_t n, struct kin_sets *out)
 static void part_unite(struct kins *all, struct part *p)
 {
 	size_t n = part_npieces(p);
-	const struct extset **set = calloc(2 * n, sizeof(void *));
+	struct piece **piece = calloc(n + 1, sizeof(*piece));
 	struct part one = {.tracked = true};
 	struct kin_sets sets = {0};
 	int rc = -ENOMEM;
 
-	if (set != NULL) {
-		(void)part_sets(p, set, n, 0);
-		rc = unite(set, n, &sets);
+	if (piece != NULL) {
+		(void)part_pieces(p, piece, 0);
+		rc = unite(piece, n, &sets);
 	}
-	free(set);
+	free(piece);
 	if (rc == 0)
 		rc = part_add(all, &one, &sets);
 	if (rc != 0 && rc != -E2BIG) {
@@ -362,43 +375,57 @@ static int each_part(
 	return 0;
 }
 
-struct parts {
-	size_t n;                  /* pieces */
-	bool tracked;              /* all of them */
-	const struct extset **set; /* reads, then (n) writes */
+struct gather {
+	size_t n;     /* pieces */
+	bool tracked; /* all of them */
+	struct piece **piece;
 	size_t at;
 };
 
 static void count_part(const struct part *p, void *ctx)
 {
-	struct parts *s = ctx;
+	struct gather *g = ctx;
 
-	s->n += part_npieces(p);
-	s->tracked &= p->tracked;
+	g->n += part_npieces(p);
+	g->tracked &= p->tracked;
 }
 
 static void take_part(const struct part *p, void *ctx)
 {
-	struct parts *s = ctx;
+	struct gather *g = ctx;
 
-	s->at = part_sets(p, s->set, s->n, s->at);
+	g->at = part_pieces(p, g->piece, g->at);
 }
 
 int kin_since(const struct kin *k, const struct kin *base, bool *tracked,
-    struct kin_sets *out)
+    struct kin_steps *out)
 {
-	struct parts s = {.tracked = true};
-	int rc = each_part(k, base, count_part, &s);
+	struct gather g = {.tracked = true};
+	int rc = each_part(k, base, count_part, &g);
 
-	*out = (struct kin_sets){0};
-	*tracked = s.tracked;
-	if (rc != 0 || !s.tracked || s.n == 0)
+	*out = (struct kin_steps){0};
+	*tracked = g.tracked;
+	if (rc != 0 || !g.tracked || g.n == 0)
 		return rc;
-	s.set = calloc(2 * s.n, sizeof(void *));
-	if (s.set == NULL)
+	g.piece = calloc(g.n, sizeof(*g.piece));
+	if (g.piece == NULL)
 		return -ENOMEM;
-	(void)each_part(k, base, take_part, &s);
-	rc = unite(s.set, s.n, out);
-	free(s.set);
-	return rc;
+	(void)each_part(k, base, take_part, &g);
+	for (size_t i = 0; i < g.n; i++)
+		g.piece[i]->holds++;
+	*out = (struct kin_steps){.all = k->all, .piece = g.piece, .n = g.n};
+	return 0;
+}
+
+int kin_steps_unite(const struct kin_steps *s, struct kin_sets *out)
+{
+	return unite(s->piece, s->n, out);
+}
+
+void kin_steps_free(struct kin_steps *s)
+{
+	for (size_t i = 0; i < s->n; i++)
+		piece_put(s->all, s->piece[i]);
+	free(s->piece);
+	*s = (struct kin_steps){0};
 }

@@ -17,7 +17,8 @@
  * before and again is not new; so from a snapshot of the same view on, all that
  * was touched since it was laid counts.
  *
- * Threads: one at a time for all records of a (kins).
+ * Threads: one at a time for all records of a (kins); what was gathered from
+ * them may be united in another.
  */
 #ifndef VMM_KIN_KIN_H
 #define VMM_KIN_KIN_H
@@ -66,13 +67,25 @@ void kin_put(struct kin *k);
 uint64_t kin_parent(const struct kin *k);
 bool kin_tracked(const struct kin *k);
 
+/* What steps told, each for itself; of none: zeroed. */
+struct kin_steps {
+	struct kins *all;
+	struct piece **piece;
+	size_t n;
+};
+
 /*
- * What was read and written from (base) to (k), or more, see above, if (base)
- * is (k) or an ancestor of it: -ESRCH if not. *tracked: every step was; only
- * then *out says all, which is the caller's to free. -ENOMEM, -E2BIG.
+ * The steps that tell what was read and written from (base) to (k), or more,
+ * see above, if (base) is (k) or an ancestor of it: -ESRCH if not. *tracked:
+ * every step was; only then *out says all. It stays as it is whatever becomes
+ * of the records, until kin_steps_free(). -ENOMEM: *out is empty.
  */
 int kin_since(const struct kin *k, const struct kin *base, bool *tracked,
-    struct kin_sets *out);
+    struct kin_steps *out);
+/* What they told together, in time proportional to it, in any thread; the
+ * caller's to free. -ENOMEM, -E2BIG: *out is empty. */
+int kin_steps_unite(const struct kin_steps *s, struct kin_sets *out);
+void kin_steps_free(struct kin_steps *s);
 
 void kin_sets_free(struct kin_sets *s);
 uint64_t kin_sets_bytes(const struct kin_sets *s); /* of memory */
