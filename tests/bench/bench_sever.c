@@ -59,12 +59,14 @@ static void handed(struct rig *g, uint64_t size, struct seen *s)
 	struct rig_vm from;
 	struct rig_vm to;
 	char snap[24];
+	char line[160];
 	uint64_t begin;
 	uint64_t mid;
 	json_t *r;
 
 	populated(g, &from, size);
 	rig_launch(g, &to, argv, 64ULL << 20, NULL);
+	rig_line(&to, line, sizeof(line)); /* it has begun, and waits */
 	begin = bench_now_ns();
 	r = rig_call(g, "segment.sever",
 	    json_pack("{s:s,s:s}", "vm", from.ref, "segment", "data"), NULL, 0);
