@@ -198,6 +198,9 @@ static int find_data(struct place *p, struct lift *l)
 
 		if (end < 0)
 			return errno == ENXIO ? 0 : -errno;
+		/* A page that is just being collapsed may be neither. */
+		if (end == at)
+			end += PAGE_SIZE;
 		r = add_data(p, l, (uint64_t)at, (uint64_t)end);
 		if (r < 0)
 			return r;
