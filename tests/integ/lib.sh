@@ -82,7 +82,7 @@ until_true() {
 	[ "$SCALE" != small ] || end=$((end + 60))
 	until "$@" 2>/dev/null; do
 		[ "$SECONDS" -lt "$end" ] || return 1
-		sleep 0.02
+		sleep 0.05
 	done
 }
 
