@@ -12,7 +12,7 @@ lines=0
 begin() {
 	mkfifo "$T/$1.in"
 	eval "exec {in_$1}<>\"\$T/$1.in\""
-	"$FIRN" run --detach --name "$@" "$GUESTS/touch" <"$T/$1.in" \
+	"$FIRN" run --mem 16M --detach --name "$@" "$GUESTS/touch" <"$T/$1.in" \
 	    >"$T/$1.out" 2>"$T/$1.err"
 	until_true 20 grep -q ready "$T/$1.out"
 }
