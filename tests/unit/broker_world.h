@@ -116,6 +116,7 @@ struct fake {
 	/* What the broker told it to map last, page by page. */
 	uint64_t mapped[NPAGES];
 	uint64_t relayed[NPAGES]; /* to be shown from other files, the same */
+	struct wire_relayed lie;  /* where not zero: what a relay gave */
 	uint32_t nreplies, nkills, nrelays;
 	uint64_t cold, warm; /* pages, as the next freezes say */
 	int64_t last_status;

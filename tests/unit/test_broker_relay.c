@@ -145,6 +145,36 @@ static void copies_are_given_back(void **state)
 	all_end(x, f);
 }
 
+/* What cannot be is in nobody's sums. */
+static void figures_of_a_relay_are_bounded(void **state)
+{
+	static const struct wire_relayed lie[] = {
+	    {.given_pages = NPAGES + 1},
+	    {.given_pages = UINT64_MAX, .pause_ns = 1},
+	    {.given_pages = 1, .pause_ns = UINT64_MAX},
+	};
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+
+	guest_writes_first(f, NPAGES, 1000);
+	must_do(x, "segment.freeze", freeze_params(f, "one"));
+	f->cold = 1024;
+	for (uint32_t i = 0; i < sizeof(lie) / sizeof(lie[0]); i++) {
+		char name[8] = {(char)('a' + i)};
+
+		f->lie = lie[i];
+		guest_writes_first(f, 7, 5000 * (i + 1));
+		must_do(x, "segment.freeze", freeze_params(f, name));
+		tidy(x);
+		shows(x, name, f->truth);
+	}
+	assert_int_equal(f->nrelays, 3);
+	assert_int_equal(stat_of(x, "moved_places"), 3);
+	assert_int_equal(stat_of(x, "given_bytes"), 0);
+	assert_int_equal(stat_of(x, "relay_ns"), 0);
+	all_end(x, f);
+}
+
 /* A layer of single pages costs a mapping for each: it is not worth that. */
 static void scattered_copies_stay(void **state)
 {
@@ -459,6 +489,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    T(is_moved),
 	    T(copies_are_given_back),
+	    T(figures_of_a_relay_are_bounded),
 	    T(scattered_copies_stay),
 	    T(lies_about_a_move),
 	    T(place_went),

@@ -667,9 +667,9 @@ static void lay_exact(struct lay_op *op)
 
 static void lay_sealed(struct broker *b, const struct err *e, void *ctx)
 {
-	(void)b;
 	struct lay_op *op = ctx;
 
+	(void)b;
 	if (e != NULL) {
 		lay_fail(op, e);
 	} else if (op->r.snap->private_history) {

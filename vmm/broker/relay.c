@@ -26,6 +26,7 @@
 
 struct relay_op {
 	uint32_t place;
+	uint64_t asked_ns;
 	struct pins pins;
 };
 
@@ -80,8 +81,10 @@ static bool unchanged(int rc)
 	return rc != -EXDEV && rc != -ENOTRECOVERABLE && rc != -EPROTO;
 }
 
-/* Figures only: a monitor that lies about them spoils no more than these. */
-static void count_relay(struct store *s, const struct wire_packet *pk)
+/* All users are told the sums: a monitor cannot have given more than the place
+ * has, nor have taken longer than its answer. */
+static void count_relay(struct store *s, const struct relay_op *op,
+    const struct bplace *p, const struct wire_packet *pk)
 {
 	struct wire_relayed w;
 
@@ -89,6 +92,8 @@ static void count_relay(struct store *s, const struct wire_packet *pk)
 	if (pk->m.len != sizeof(w))
 		return;
 	memcpy(&w, pk->payload, sizeof(w));
+	if (w.given_pages > p->npages || w.pause_ns > now_ns() - op->asked_ns)
+		return;
 	s->given_bytes += w.given_pages * PAGE_SIZE;
 	s->relay_ns += w.pause_ns;
 }
@@ -104,7 +109,7 @@ static void relay_answer(
 	if (p != NULL)
 		p->relaying = false;
 	if (p != NULL && rc == 0) {
-		count_relay(&b->tidying, pk);
+		count_relay(&b->tidying, op, p, pk);
 		place_unpin(b, p);
 		p->pins = op->pins;
 		op->pins = (struct pins){0};
@@ -171,6 +176,7 @@ static int relay_try(struct broker *b, struct bvm *vm, struct bplace *p,
 	if (op == NULL)
 		return -ENOMEM;
 	op->place = p->id;
+	op->asked_ns = now_ns();
 	rc = pins_take(b, &op->pins, t->file, t->nfiles);
 	if (rc == 0)
 		rc = relay_send(vm, p, rs, t, op);

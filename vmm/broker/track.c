@@ -106,8 +106,7 @@ static int track_ask(struct bvm *vm, struct ctl_req *rq, struct err *e)
 	if ((p->flags & FIRN_SEG_TRACKED) == 0)
 		return err_set(e, -EPERM,
 		    "'%.64s' is not tracked; map the snapshot with --track, or "
-		    "make "
-		    "the segment with ,track",
+		    "make the segment with ,track",
 		    p->name);
 	op = calloc(1, sizeof(*op));
 	if (op == NULL)
