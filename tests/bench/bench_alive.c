@@ -6,10 +6,10 @@
  * a freeze, where jobs begin that merge files. Each snapshot has a layer of its
  * own. Usage: bench_alive [N], 10,000 if none.
  */
-#include <dirent.h>
 #include <inttypes.h>
 
 #include "tests/bench/bench.h"
+#include "tests/proc.h"
 #include "tests/rig.h"
 
 #define FEW    10u
@@ -34,40 +34,6 @@ struct seen {
 static double since(uint64_t begin)
 {
 	return (double)(bench_now_ns() - begin) / 1000;
-}
-
-static double count_fds(pid_t pid)
-{
-	char path[64];
-	double n = -2; /* "." and ".." */
-	DIR *d;
-
-	(void)snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-	d = opendir(path);
-	if (d == NULL)
-		rig_fail("%s: %s", path, strerror(errno));
-	while (readdir(d) != NULL)
-		n++;
-	(void)closedir(d);
-	return n;
-}
-
-static double rss_kib(pid_t pid)
-{
-	char path[64];
-	char line[160];
-	double kib = 0;
-	FILE *f;
-
-	(void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-	f = fopen(path, "re");
-	if (f == NULL)
-		rig_fail("%s: %s", path, strerror(errno));
-	while (fgets(line, sizeof(line), f) != NULL)
-		if (strncmp(line, "VmRSS:", 6) == 0)
-			kib = strtod(line + 6, NULL);
-	(void)fclose(f);
-	return kib;
 }
 
 static void freeze(struct bed *b)
@@ -167,9 +133,9 @@ static void measure(struct bed *b, uint32_t alive, struct seen *s)
 	s->per_list_us = list_all(b);
 	s->show_us = show(b);
 	behind(b, s);
-	s->fds = count_fds(b->g.firnd);
-	s->monitor_fds = count_fds(b->vm.monitor);
-	s->rss_kib = rss_kib(b->g.firnd);
+	s->fds = (double)proc_fds(b->g.firnd);
+	s->monitor_fds = (double)proc_fds(b->vm.monitor);
+	s->rss_kib = (double)proc_rss_kib(b->g.firnd);
 }
 
 int main(int argc, char **argv)

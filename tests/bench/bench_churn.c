@@ -5,10 +5,10 @@
  * FIRN_CHURN=N is the number of cycles, 10,000 where it is not set. The segment
  * is small, so that the layers alive grow no more when the start is measured.
  */
-#include <dirent.h>
 #include <inttypes.h>
 
 #include "tests/bench/bench.h"
+#include "tests/proc.h"
 #include "tests/rig.h"
 
 #define CYCLES    10000u
@@ -24,50 +24,16 @@ struct churn {
 	uint64_t id[ALIVE];
 };
 
-static uint64_t rss_kib(pid_t pid)
-{
-	char path[64];
-	char line[160];
-	uint64_t kib = 0;
-	FILE *f;
-
-	(void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-	f = fopen(path, "re");
-	if (f == NULL)
-		rig_fail("%s: %s", path, strerror(errno));
-	while (fgets(line, sizeof(line), f) != NULL)
-		if (strncmp(line, "VmRSS:", 6) == 0)
-			kib = strtoull(line + 6, NULL, 10);
-	(void)fclose(f);
-	return kib;
-}
-
-static unsigned count_fds(pid_t pid)
-{
-	char path[64];
-	unsigned n = 0;
-	DIR *d;
-
-	(void)snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-	d = opendir(path);
-	if (d == NULL)
-		rig_fail("%s: %s", path, strerror(errno));
-	while (readdir(d) != NULL)
-		n++;
-	(void)closedir(d);
-	return n;
-}
-
 static void print_held(struct churn *c, uint32_t cycle)
 {
 	json_t *r = rig_call(
 	    &c->g, "service.stats", json_pack("{s:b}", "exact", 1), NULL, 0);
 	double mib = 1024 * 1024;
 
-	(void)printf("%8" PRIu32 " cycles: RSS %6" PRIu64
-		     " KiB, %4u descriptors, held %6.1f MiB, live %6.1f, "
+	(void)printf("%8" PRIu32 " cycles: RSS %6ld "
+		     "KiB, %4ld descriptors, held %6.1f MiB, live %6.1f, "
 		     "pinned %6.1f, nodes %5.1f, moved %8.1f\n",
-	    cycle, rss_kib(c->g.firnd), count_fds(c->g.firnd),
+	    cycle, proc_rss_kib(c->g.firnd), proc_fds(c->g.firnd),
 	    (double)rig_u64(r, "layer_bytes") / mib,
 	    (double)rig_u64(r, "live_bytes") / mib,
 	    (double)rig_u64(r, "pinned_bytes") / mib,

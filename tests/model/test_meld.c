@@ -5,6 +5,7 @@
  * of the result is, must be what a page by page look says. FIRN_SEED repeats a
  * run.
  */
+#include "tests/unit/kinsets.h"
 #include "vmm/kin/meld.h"
 
 #include <errno.h>
@@ -236,20 +237,6 @@ static void begin(struct world *x)
 	x->base = kin_new(&x->all, 1);
 	x->tip[0] = x->tip[1] = x->base;
 	free(all);
-}
-
-/* kin_since(), united. */
-static int since(const struct kin *k, const struct kin *base, bool *tracked,
-    struct kin_sets *out)
-{
-	struct kin_steps steps;
-	int rc = kin_since(k, base, tracked, &steps);
-
-	*out = (struct kin_sets){0};
-	if (rc == 0)
-		rc = kin_steps_unite(&steps, out);
-	kin_steps_free(&steps);
-	return rc;
 }
 
 /* The sets of both sides, united along what is left of their chains. */

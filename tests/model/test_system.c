@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "guest/work/model.h"
+#include "tests/proc.h"
 #include "tests/rig.h"
 #include "tests/unit/unit.h"
 
@@ -1296,23 +1297,6 @@ struct holds {
 	long children; /* those that are zombies counted */
 };
 
-/* -1 where it may not be read. */
-static long count_fds(pid_t pid)
-{
-	char path[64];
-	long n = 0;
-	DIR *d;
-
-	(void)snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-	d = opendir(path);
-	if (d == NULL)
-		return -1;
-	while (readdir(d) != NULL)
-		n++;
-	(void)closedir(d);
-	return n;
-}
-
 static long count_children(pid_t pid)
 {
 	char path[64];
@@ -1338,7 +1322,7 @@ static void get_holds(struct rig *g, struct holds *h)
 	for (size_t i = 0; i < NCOUNTED; i++)
 		h->of[i] = rig_u64(r, counted[i]);
 	json_decref(r);
-	h->fds = count_fds(g->firnd);
+	h->fds = proc_fds(g->firnd);
 	h->children = count_children(g->firnd);
 }
 

@@ -4,6 +4,7 @@
  * naive model that never merges anything. FIRN_SEED repeats a run.
  */
 /* wrap: malloc calloc realloc */
+#include "tests/unit/kinsets.h"
 #include "vmm/kin/kin.h"
 
 #include <errno.h>
@@ -218,20 +219,6 @@ static struct kin_sets sets_of(uint64_t read, uint64_t write)
 	assert_int_equal(extset_add(&s.reads, read, 1), 0);
 	assert_int_equal(extset_add(&s.writes, write, 1), 0);
 	return s;
-}
-
-/* kin_since(), united. */
-static int since(const struct kin *k, const struct kin *base, bool *tracked,
-    struct kin_sets *out)
-{
-	struct kin_steps steps;
-	int rc = kin_since(k, base, tracked, &steps);
-
-	*out = (struct kin_sets){0};
-	if (rc == 0)
-		rc = kin_steps_unite(&steps, out);
-	kin_steps_free(&steps);
-	return rc;
 }
 
 static struct kin *child(struct kins *all, struct kin *parent, uint64_t id)

@@ -7,6 +7,8 @@
  */
 #include "tests/unit/unit.h"
 
+#include "tests/unit/failsend.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -15,21 +17,6 @@
 #include "vmm/broker/internal.h"
 
 #define ROUNDS 200 /* of the loop, of 5 ms */
-
-static int fail_with; /* errno of every sendmsg(), or 0 */
-static unsigned nfailed;
-
-ssize_t __real_sendmsg(int fd, const struct msghdr *m, int flags);
-ssize_t __wrap_sendmsg(int fd, const struct msghdr *m, int flags);
-
-ssize_t __wrap_sendmsg(int fd, const struct msghdr *m, int flags)
-{
-	if (fail_with == 0)
-		return __real_sendmsg(fd, m, flags);
-	nfailed++;
-	errno = fail_with;
-	return -1;
-}
 
 struct fix {
 	struct loop *loop;
