@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: MIT */
+/* The lift of a segment never frozen: its memory becomes the layer. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vmm/place/lift.h"
+
+/* Unmapping ahead of the pause. */
+#define UNMAP_CHUNKS   32     /* at a time at most: 64 MiB */
+#define UNMAP_STEP_NS  200000 /* fewer at a time where that takes longer */
+#define UNMAP_SHORT_NS 500000 /* a pass that the last one may take */
+#define UNMAP_PASSES   4
+
+/* Of this thread. */
+static uint64_t cpu_ns(void)
+{
+	struct timespec t;
+
+	(void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000ULL + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t chunk_npages(const struct place *p, uint64_t chunk)
+{
+	uint64_t left = p->npages - chunk * LEAF_NPAGES;
+
+	return left < LEAF_NPAGES ? left : LEAF_NPAGES;
+}
+
+/* The first chunk from (chunk) on whose bit is (set), or nchunks. */
+static uint64_t next_chunk(
+    const struct place *p, const uint64_t *data, uint64_t chunk, bool set)
+{
+	uint64_t n = place_nchunks(p);
+
+	while (chunk < n) {
+		uint64_t w = set ? data[chunk / 64] : ~data[chunk / 64];
+
+		w >>= chunk % 64;
+		if (w != 0) {
+			chunk += (uint64_t)__builtin_ctzll(w);
+			break;
+		}
+		chunk += 64 - chunk % 64;
+	}
+	return chunk < n ? chunk : n;
+}
+
+static uint64_t count_extents(const struct place *p, const uint64_t *data)
+{
+	uint64_t n = place_nchunks(p);
+	uint64_t extents = 0;
+
+	for (uint64_t c = next_chunk(p, data, 0, true); c < n; extents++) {
+		c = next_chunk(p, data, c, false);
+		c = next_chunk(p, data, c, true);
+	}
+	return extents;
+}
+
+/* Leave no hole in (chunk): mapped privately, it would grow the file when it is
+ * read. */
+static int fill_chunk(struct place *p, uint64_t chunk)
+{
+	return fallocate(p->memfd, 0, (off_t)(chunk * LEAF_SIZE),
+		   (off_t)(chunk_npages(p, chunk) * PAGE_SIZE)) < 0
+		   ? -errno
+		   : 0;
+}
+
+static void note_chunk(struct place *p, struct lift *l, uint64_t chunk)
+{
+	if (bit_get(l->data, chunk))
+		return;
+	bit_set(l->data, chunk);
+	l->ndata += chunk_npages(p, chunk);
+}
+
+static int add_chunk(struct place *p, struct lift *l, uint64_t chunk)
+{
+	int r = fill_chunk(p, chunk);
+
+	if (r == 0)
+		note_chunk(p, l, chunk);
+	return r;
+}
+
+/* Add the chunks that [at, end) of the file is in: those it fills as they are.
+ */
+static int add_data(struct place *p, struct lift *l, uint64_t at, uint64_t end)
+{
+	for (uint64_t c = at / LEAF_SIZE; c * LEAF_SIZE < end; c++) {
+		uint64_t first = c * LEAF_SIZE;
+		int r = 0;
+
+		if (at <= first &&
+		    first + chunk_npages(p, c) * PAGE_SIZE <= end)
+			note_chunk(p, l, c);
+		else if (!bit_get(l->data, c))
+			r = add_chunk(p, l, c);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* Add every chunk with data that is not known yet. */
+static int find_data(struct place *p, struct lift *l)
+{
+	uint64_t n = place_nchunks(p);
+	uint64_t c = next_chunk(p, l->data, 0, false);
+
+	while (c < n) {
+		off_t at = lseek(p->memfd, (off_t)(c * LEAF_SIZE), SEEK_DATA);
+		off_t end = at < 0 ? at : lseek(p->memfd, at, SEEK_HOLE);
+		int r;
+
+		if (end < 0)
+			return errno == ENXIO ? 0 : -errno;
+		/* A page that is just being collapsed may be neither. */
+		if (end == at)
+			end += PAGE_SIZE;
+		r = add_data(p, l, (uint64_t)at, (uint64_t)end);
+		if (r < 0)
+			return r;
+		c = (uint64_t)at / LEAF_SIZE;
+		c = next_chunk(p, l->data, c, false);
+	}
+	return 0;
+}
+
+static int fill_group(
+    struct place *p, struct lift *l, uint64_t first, uint64_t end)
+{
+	int r = 0;
+
+	if (next_chunk(p, l->data, first, true) >= end)
+		return 0;
+	for (uint64_t c = next_chunk(p, l->data, first, false);
+	     r == 0 && c < end; c = next_chunk(p, l->data, c, false))
+		r = add_chunk(p, l, c);
+	return r;
+}
+
+/* Bound the extents, and so the VMAs, by filling ever larger groups. */
+static int bound_extents(struct place *p, struct lift *l)
+{
+	uint64_t n = place_nchunks(p);
+
+	for (uint64_t group = 2; count_extents(p, l->data) > PLACE_EXTENTS_MAX;
+	     group *= 2) {
+		for (uint64_t c = 0; c < n; c += group) {
+			uint64_t end = c + group < n ? c + group : n;
+			int r = fill_group(p, l, c, end);
+
+			if (r < 0)
+				return r;
+		}
+	}
+	return 0;
+}
+
+/* Back the chunks with data by 2 MiB pages: it decides the pause. */
+static void collapse_data(struct place *p, const uint64_t *data)
+{
+	uint64_t n = place_nchunks(p);
+
+	for (uint64_t c = next_chunk(p, data, 0, true); c < n;
+	     c = next_chunk(p, data, c + 1, true))
+		place_back_chunk(p, c * LEAF_NPAGES);
+}
+
+/* Unmap the chunks [c, end) of (p). The processor's time that it took. */
+static uint64_t unmap_chunks(struct place *p, uint64_t c, uint64_t end)
+{
+	uint64_t start = cpu_ns();
+	uint64_t len = end * LEAF_SIZE < place_len(p)
+			   ? (end - c) * LEAF_SIZE
+			   : place_len(p) - c * LEAF_SIZE;
+
+	(void)madvise(p->hva + c * LEAF_SIZE, len, MADV_DONTNEED);
+	return cpu_ns() - start;
+}
+
+/* In steps, as a guest that touches a page of the step meanwhile waits for its
+ * end. The processor's time that it took. */
+static uint64_t unmap_pass(struct place *p, const uint64_t *data)
+{
+	uint64_t n = place_nchunks(p);
+	uint64_t c = next_chunk(p, data, 0, true);
+	uint64_t step = UNMAP_CHUNKS;
+	uint64_t sum = 0;
+
+	while (c < n) {
+		uint64_t end = next_chunk(p, data, c, false);
+		uint64_t took;
+
+		if (end > c + step)
+			end = c + step;
+		took = unmap_chunks(p, c, end);
+		if (took > UNMAP_STEP_NS && step > 1)
+			step /= 2;
+		sum += took;
+		c = next_chunk(p, data, end, true);
+	}
+	return sum;
+}
+
+/*
+ * Unmap the data from this process and the guest beforehand, so that less is
+ * left to unmap under the pause; the file keeps it. What the guest touches
+ * meanwhile is mapped again. Of 4 KiB pages that can be many, so this is
+ * repeated for as long as it takes less: a page is unmapped several times
+ * faster than a guest's fault brings it back.
+ */
+static void unmap_data(struct place *p, const uint64_t *data)
+{
+	uint64_t last = UINT64_MAX;
+	uint64_t took;
+
+	for (int i = 0; i < UNMAP_PASSES; i++, last = took) {
+		took = unmap_pass(p, data);
+		if (took < UNMAP_SHORT_NS || took > last / 2)
+			break;
+	}
+}
+
+int lift_first_prepare(struct place *p, struct lift *l, struct err *e)
+{
+	uint64_t words = (place_nchunks(p) + 63) / 64;
+	int r = dirty_harvest(p, e);
+
+	if (r < 0)
+		return r;
+
+	l->data = calloc(words, sizeof(uint64_t));
+	l->runs = calloc(PLACE_EXTENTS_MAX, sizeof(*l->runs));
+	if (l->data == NULL || l->runs == NULL)
+		return -ENOMEM;
+	r = find_data(p, l);
+	if (r == 0)
+		r = bound_extents(p, l);
+	if (r < 0)
+		return r;
+	collapse_data(p, l->data);
+	unmap_data(p, l->data);
+	return 0;
+}
+
+/* Under the pause: whatever was added since it was prepared. All known chunks
+ * are full, so the number of the file's pages tells whether anything was. */
+int lift_first(struct place *p, struct lift *l, struct err *e)
+{
+	uint64_t n = place_nchunks(p);
+	struct stat st;
+	int r = dirty_harvest(p, e);
+
+	if (r < 0)
+		return r;
+	if (fstat(p->memfd, &st) < 0)
+		return -errno;
+	if ((uint64_t)st.st_blocks * 512 != l->ndata * PAGE_SIZE) {
+		r = find_data(p, l);
+		if (r == 0)
+			r = bound_extents(p, l);
+	}
+	for (uint64_t c = next_chunk(p, l->data, 0, true); r == 0 && c < n;) {
+		uint64_t end = next_chunk(p, l->data, c, false);
+		struct page_run *run = &l->runs[l->nruns++];
+
+		run->page = c * LEAF_NPAGES;
+		run->index = run->page;
+		run->npages =
+		    (end < n ? end * LEAF_NPAGES : p->npages) - run->page;
+		l->dirty += run->npages;
+		c = next_chunk(p, l->data, end, true);
+	}
+	return r;
+}
+
+static int lay_hole(struct place *p, uint64_t page, uint64_t end)
+{
+	if (page == end)
+		return 0;
+	if (mmap(p->hva + page * PAGE_SIZE, (end - page) * PAGE_SIZE,
+		PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
+		0) == MAP_FAILED)
+		return -errno;
+	return 0;
+}
+
+static int lay_data(struct place *p, const struct page_run *r)
+{
+	if (mmap(p->hva + r->page * PAGE_SIZE, r->npages * PAGE_SIZE,
+		PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
+		p->memfd, (off_t)(r->page * PAGE_SIZE)) == MAP_FAILED)
+		return -errno;
+	return 0;
+}
+
+/* Each page is mapped once: what it costs KVM grows with the range, be it
+ * empty, 0.5 ms a GiB. */
+int lay_back_private(struct place *p, const struct lift *l)
+{
+	uint64_t next = 0;
+
+	for (size_t i = 0; i < l->nruns; i++) {
+		int r = lay_hole(p, next, l->runs[i].page);
+
+		if (r == 0)
+			r = lay_data(p, &l->runs[i]);
+		if (r < 0)
+			return r;
+		next = l->runs[i].page + l->runs[i].npages;
+	}
+	return lay_hole(p, next, p->npages);
+}
+
+int lay_undo(struct place *p, int why)
+{
+	if (backing_map_shared(p->hva, place_len(p), p->memfd) < 0)
+		return -ENOTRECOVERABLE;
+	return why;
+}
