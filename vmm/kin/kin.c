@@ -154,14 +154,6 @@ int kin_track(struct kin *k, struct kin_sets *s)
 	return rc;
 }
 
-/* The pieces of (p) into piece[at...]; the next (at). */
-static size_t part_pieces(const struct part *p, struct piece **piece, size_t at)
-{
-	for (struct piece *x = p->head; x != NULL; x = x->next)
-		piece[at++] = x;
-	return at;
-}
-
 static size_t part_npieces(const struct part *p)
 {
 	size_t n = 0;
@@ -179,7 +171,7 @@ static int unite(struct piece *const *piece, size_t n, struct kin_sets *out)
 	*out = (struct kin_sets){0};
 	if (n == 0)
 		return 0;
-	set = calloc(2 * n, sizeof(*set));
+	set = calloc(2 * n, sizeof(void *));
 	if (set == NULL)
 		return -ENOMEM;
 	for (size_t i = 0; i < n; i++) {
@@ -200,13 +192,16 @@ static int unite(struct piece *const *piece, size_t n, struct kin_sets *out)
 static void part_unite(struct kins *all, struct part *p)
 {
 	size_t n = part_npieces(p);
-	struct piece **piece = calloc(n + 1, sizeof(*piece));
+	struct piece **piece = calloc(n + 1, sizeof(void *));
 	struct part one = {.tracked = true};
 	struct kin_sets sets = {0};
 	int rc = -ENOMEM;
 
 	if (piece != NULL) {
-		(void)part_pieces(p, piece, 0);
+		struct piece **at = piece;
+
+		for (struct piece *x = p->head; x != NULL; x = x->next)
+			*at++ = x;
 		rc = unite(piece, n, &sets);
 	}
 	free(piece);
@@ -394,7 +389,10 @@ static void take_part(const struct part *p, void *ctx)
 {
 	struct gather *g = ctx;
 
-	g->at = part_pieces(p, g->piece, g->at);
+	for (struct piece *x = p->head; x != NULL; x = x->next) {
+		x->holds++;
+		g->piece[g->at++] = x;
+	}
 }
 
 int kin_since(const struct kin *k, const struct kin *base, bool *tracked,
@@ -407,12 +405,10 @@ int kin_since(const struct kin *k, const struct kin *base, bool *tracked,
 	*tracked = g.tracked;
 	if (rc != 0 || !g.tracked || g.n == 0)
 		return rc;
-	g.piece = calloc(g.n, sizeof(*g.piece));
+	g.piece = calloc(g.n, sizeof(void *));
 	if (g.piece == NULL)
 		return -ENOMEM;
 	(void)each_part(k, base, take_part, &g);
-	for (size_t i = 0; i < g.n; i++)
-		g.piece[i]->holds++;
 	*out = (struct kin_steps){.all = k->all, .piece = g.piece, .n = g.n};
 	return 0;
 }
