@@ -196,6 +196,28 @@ static inline void rig_line(struct rig_vm *vm, char *buf, size_t len)
 	buf[strcspn(buf, "\n")] = '\0';
 }
 
+/* End the guest and say how it ended, for a test that failed. */
+static inline void rig_tell(struct rig *g, const struct rig_vm *vm)
+{
+	static const char *const methods[] = {"vm.kill", "vm.wait"};
+
+	for (size_t i = 0; i < 2; i++) {
+		json_t *p = json_pack("{s:s}", "vm", vm->ref);
+		struct firn_error e = {0};
+		json_t *r = NULL;
+
+		if (firn_call_json(g->conn, methods[i], p, NULL, 0, &r, NULL,
+			NULL, &e) != 0) {
+			(void)fprintf(stderr, "rig: %s: %s\n", methods[i], e.msg);
+		} else {
+			char *s = json_dumps(r, JSON_COMPACT);
+			(void)fprintf(stderr, "rig: %s\n", s);
+			free(s);
+		}
+		json_decref(r);
+	}
+}
+
 static inline void rig_end(struct rig *g, struct rig_vm *vm)
 {
 	struct firn_error e;

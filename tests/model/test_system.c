@@ -1605,6 +1605,7 @@ static void harvest_beside_guest(unsigned rounds)
 	for (int i = 0; i < 3; i++) {
 		if (c[i].bad[0] != '\0') {
 			print_error("client %d: %s\n", i, c[i].bad);
+			rig_tell(&st.g, &st.vm);
 			fail();
 		}
 		firn_close(c[i].conn);
