@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* wrap: mmap */
+/* wrap: sendmsg */
+/* wrap: memfd_create */
 /* firn-vmm as a broker sees it: this plays the broker. */
 #include "tests/unit/unit.h"
 
@@ -78,19 +80,45 @@ static void receive_type(struct vm *vm, uint16_t type)
 	assert_int_equal(vm->p.m.type, type);
 }
 
-/* Shared with a monitor that is not a program of its own: no mapping in place
- * is to be had any more. */
-static bool *refuse_mmap;
+/* What a monitor that is not a program of its own is refused; shared with it.
+ */
+struct refused {
+	bool mmap;  /* any mapping in place */
+	bool fds;   /* to send descriptors */
+	bool memfd; /* to make memory */
+};
+static struct refused *refused;
+static bool is_monitor;
 
 void *__real_mmap(void *a, size_t n, int prot, int flags, int fd, off_t o);
 void *__wrap_mmap(void *a, size_t n, int prot, int flags, int fd, off_t o);
+ssize_t __real_sendmsg(int fd, const struct msghdr *m, int flags);
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *m, int flags);
+int __real_memfd_create(const char *name, unsigned flags);
+int __wrap_memfd_create(const char *name, unsigned flags);
 
 void *__wrap_mmap(void *a, size_t n, int prot, int flags, int fd, off_t o)
 {
-	if (refuse_mmap == NULL || !*refuse_mmap || !(flags & MAP_FIXED))
+	if (!is_monitor || !refused->mmap || !(flags & MAP_FIXED))
 		return __real_mmap(a, n, prot, flags, fd, o);
 	errno = ENOMEM;
 	return MAP_FAILED;
+}
+
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *m, int flags)
+{
+	if (!is_monitor || !refused->fds || m->msg_controllen == 0)
+		return __real_sendmsg(fd, m, flags);
+	errno = ETOOMANYREFS;
+	return -1;
+}
+
+int __wrap_memfd_create(const char *name, unsigned flags)
+{
+	if (!is_monitor || !refused->memfd)
+		return __real_memfd_create(name, flags);
+	errno = EMFILE;
+	return -1;
 }
 
 /* The monitor as a part of this program, so that its calls can fail. */
@@ -98,6 +126,7 @@ static void serve_inside(int sock)
 {
 	struct err e = {0};
 
+	is_monitor = true;
 	_exit(vm_serve(sock, &e) < 0 ? 1 : 0);
 }
 
@@ -132,9 +161,9 @@ static int setup(void **state)
 
 static int setup_inside(void **state)
 {
-	refuse_mmap = __real_mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+	refused = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
 	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	assert_ptr_not_equal(refuse_mmap, MAP_FAILED);
+	assert_ptr_not_equal(refused, MAP_FAILED);
 	return start_monitor(state, serve_inside);
 }
 
@@ -164,10 +193,11 @@ static void wait_monitor(struct vm *vm)
 
 static int teardown(void **state)
 {
-	if (refuse_mmap != NULL)
-		(void)munmap(refuse_mmap, 4096);
-	refuse_mmap = NULL;
 	struct vm *vm = *state;
+
+	if (refused != NULL)
+		(void)munmap(refused, 4096);
+	refused = NULL;
 
 	close_fd(&vm->sock);
 	close_fd(&vm->in);
@@ -756,6 +786,46 @@ static void dirty_pages(void **state)
 	free(bits);
 }
 
+/* What is dirty in the cursor "c" of segment 0. */
+static uint64_t count_dirty(struct vm *vm)
+{
+	const struct wire_dirty d = {.cursor = "c"};
+	struct wire_dirtied w;
+
+	assert_int_equal(ask(vm, WIRE_DIRTY, &d, sizeof(d), NULL, 0), 0);
+	memcpy(&w, vm->p.payload, sizeof(w));
+	return w.pages;
+}
+
+/* An answer that cannot be sent is an error that is: nobody waits for ever, and
+ * what it would have told comes with the next one. */
+static void answers_that_cannot_be_sent(void **state)
+{
+	const struct wire_place p = {.id = 0};
+	const struct wire_dirty d = {.cursor = "c"};
+	struct vm *vm = *state;
+	struct wire_frozen z;
+
+	start(vm, "guest/cat");
+	(void)count_dirty(vm);
+	echoes(vm);
+	refused->fds = true;
+	assert_int_equal(
+	    ask(vm, WIRE_DIRTY, &d, sizeof(d), NULL, 0), -ETOOMANYREFS);
+	assert_int_equal(
+	    ask(vm, WIRE_FREEZE, &p, sizeof(p), NULL, 0), -ETOOMANYREFS);
+	refused->fds = false;
+	refused->memfd = true;
+	assert_int_equal(ask(vm, WIRE_DIRTY, &d, sizeof(d), NULL, 0), -EMFILE);
+	refused->memfd = false;
+	assert_true(count_dirty(vm) > 0);
+	assert_int_equal(ask(vm, WIRE_FREEZE, &p, sizeof(p), NULL, 0), 0);
+	memcpy(&z, vm->p.payload, sizeof(z));
+	assert_in_range(z.nsteps, 1, 2);
+	assert_true(z.step[0].first);
+	echoes(vm);
+}
+
 /* --- by hand -------------------------------------------------------------- */
 
 /* Memory that a freeze took away and could not put back: the guest never sees
@@ -767,7 +837,7 @@ static void lost_memory(void **state)
 	char out[16];
 
 	start(vm, "guest/cat");
-	*refuse_mmap = true;
+	refused->mmap = true;
 	assert_int_equal(
 	    ask(vm, WIRE_FREEZE, &p, sizeof(p), NULL, 0), -ENOTRECOVERABLE);
 	assert_int_equal(write(vm->in, "x", 1), 1);
@@ -782,7 +852,7 @@ static void lost_while_paused(void **state)
 
 	start(vm, "guest/cat");
 	assert_int_equal(ask(vm, WIRE_PAUSE, NULL, 0, NULL, 0), 0);
-	*refuse_mmap = true;
+	refused->mmap = true;
 	assert_int_equal(ask(vm, WIRE_SEVER, &(struct wire_place){.id = 1},
 			     sizeof(struct wire_place), NULL, 0),
 	    -ENOTRECOVERABLE);
@@ -841,6 +911,8 @@ int main(void)
 		lost_memory, setup_inside, teardown),
 	    cmocka_unit_test_setup_teardown(
 		lost_while_paused, setup_inside, teardown),
+	    cmocka_unit_test_setup_teardown(
+		answers_that_cannot_be_sent, setup_inside, teardown),
 	    cmocka_unit_test(by_hand),
 	};
 

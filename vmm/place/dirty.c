@@ -228,3 +228,13 @@ int place_dirty(struct place *p, const char *name, bool peek, uint64_t **words,
 	*words = out;
 	return 0;
 }
+
+void place_dirty_untold(
+    struct place *p, const char *name, const uint64_t *words)
+{
+	const struct cursor *k = find_cursor(p, name);
+
+	for (size_t i = 0; k != NULL && k->bits != NULL && i < place_words(p);
+	     i++)
+		k->bits[i] |= words[i];
+}

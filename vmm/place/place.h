@@ -264,6 +264,11 @@ int place_touched(struct place *p, struct place_sets *out, struct err *e);
 int place_dirty(struct place *p, const char *name, bool peek, uint64_t **words,
     uint64_t *npages_dirty, struct err *e);
 
+/* (words), which place_dirty() gave for cursor (name), reached nobody: the
+ * cursor has them again. */
+void place_dirty_untold(
+    struct place *p, const char *name, const uint64_t *words);
+
 /* Does (p) have a cursor of that name? */
 bool place_has_cursor(const struct place *p, const char *name);
 

@@ -2,10 +2,25 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "vmm/core/cleanup.h"
+#include "vmm/core/fdmsg.h"
 #include "vmm/vm/internal.h"
+
+int broker_send(struct vm *vm, const struct wire_msg *m, const void *payload,
+    const int *fds, uint32_t nfds)
+{
+	const struct timespec pause = {.tv_nsec = FDMSG_PAUSE_MS * 1000000L};
+	int r = wire_send(vm->sock, m, payload, fds, nfds);
+
+	while (nfds == 0 && fdmsg_no_room(r)) {
+		(void)nanosleep(&pause, NULL);
+		r = wire_send(vm->sock, m, payload, fds, nfds);
+	}
+	return r;
+}
 
 static void wake_control(struct vm *vm)
 {
@@ -117,7 +132,7 @@ static int ask(void *ctx, uint16_t type, const void *payload, uint32_t len,
 	if (r < 0)
 		return r;
 	m.seq = a.seq;
-	return wait_ask(vm, &a, wire_send(vm->sock, &m, payload, NULL, 0));
+	return wait_ask(vm, &a, broker_send(vm, &m, payload, NULL, 0));
 }
 
 static void tell(void *ctx, uint16_t type, const void *payload, uint32_t len)
@@ -126,7 +141,7 @@ static void tell(void *ctx, uint16_t type, const void *payload, uint32_t len)
 	const struct wire_msg m = {.type = type, .len = len};
 
 	/* Who cannot be told is gone, and the control thread ends the VM. */
-	(void)wire_send(vm->sock, &m, payload, NULL, 0);
+	(void)broker_send(vm, &m, payload, NULL, 0);
 }
 
 void calls_init(struct vm *vm, struct guest_ops *ops)

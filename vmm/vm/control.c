@@ -9,7 +9,11 @@
 #include "vmm/core/cleanup.h"
 #include "vmm/vm/internal.h"
 
-/* --- answers -------------------------------------------------------------- */
+/* --- answers --------------------------------------------------------------
+ *
+ * An answer may fail for want of room for its descriptors, of which a user may
+ * have only so many under way: then the request has failed, and says so.
+ */
 
 static int reply(struct vm *vm, int64_t status, const void *payload,
     uint32_t len, const int *fds, uint32_t nfds)
@@ -21,7 +25,19 @@ static int reply(struct vm *vm, int64_t status, const void *payload,
 	    .status = status,
 	};
 
-	return wire_send(vm->sock, &m, payload, fds, nfds);
+	return broker_send(vm, &m, payload, fds, nfds);
+}
+
+/* reply() with descriptors; they can be sent again, by who asks again. */
+static int reply_fds(struct vm *vm, const void *payload, uint32_t len,
+    const int *fds, uint32_t nfds, struct err *e)
+{
+	int r = reply(vm, 0, payload, len, fds, nfds);
+
+	if (r == 0)
+		return 0;
+	return err_set(
+	    e, r, "cannot send an answer: %s; try again", strerror(-r));
 }
 
 int control_refuse(struct vm *vm, int status, const char *text)
@@ -163,7 +179,9 @@ static int answer_frozen(
 	struct wire_frozen w;
 	int r = put_frozen(z, &w, &f, e);
 
-	if (r == 0 && reply(vm, 0, &w, sizeof(w), f.fd, f.n) == 0)
+	if (r == 0)
+		r = reply_fds(vm, &w, sizeof(w), f.fd, f.n, e);
+	if (r == 0)
 		place_frozen_done(p, z->nsteps);
 	for (uint32_t i = 0; i < f.nown; i++)
 		cleanup_close(&f.own[i]);
@@ -421,8 +439,7 @@ static int do_touched(struct vm *vm, struct err *e)
 	if (fd < 0)
 		return err_set(
 		    e, fd, "cannot hand out bitmaps: %s", strerror(-fd));
-	(void)reply(vm, 0, NULL, 0, &fd, 1);
-	return 0;
+	return reply_fds(vm, NULL, 0, &fd, 1, e);
 }
 
 /* --- the rest ------------------------------------------------------------- */
@@ -493,8 +510,7 @@ static int answer_dirty(struct vm *vm, struct place *p, const uint64_t *words,
 	if (fd < 0)
 		return err_set(
 		    e, fd, "cannot hand out a bitmap: %s", strerror(-fd));
-	(void)reply(vm, 0, &w, sizeof(w), &fd, 1);
-	return 0;
+	return reply_fds(vm, &w, sizeof(w), &fd, 1, e);
 }
 
 static int do_dirty(struct vm *vm, struct err *e)
@@ -516,7 +532,10 @@ static int do_dirty(struct vm *vm, struct err *e)
 	    p, q.cursor, (q.flags & FIRN_PEEK) != 0, &words, &count, e);
 	if (r < 0)
 		return r;
-	return answer_dirty(vm, p, words, count, e);
+	r = answer_dirty(vm, p, words, count, e);
+	if (r < 0)
+		place_dirty_untold(p, q.cursor, words);
+	return r;
 }
 
 static int do_stats(struct vm *vm, struct err *e)

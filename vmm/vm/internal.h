@@ -116,6 +116,12 @@ int control_refuse(struct vm *vm, int status, const char *text);
 
 /* --- calls.c -------------------------------------------------------------- */
 
+/* Any thread: wire_send() to the broker. Without descriptors, and so with
+ * nobody's limit in its way, a packet for which the kernel has no memory waits
+ * until it has. */
+int broker_send(struct vm *vm, const struct wire_msg *m, const void *payload,
+    const int *fds, uint32_t nfds);
+
 void calls_init(struct vm *vm, struct guest_ops *ops);
 /* On the control thread: run what was posted. */
 void calls_run_posts(struct vm *vm);

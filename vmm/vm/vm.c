@@ -220,7 +220,7 @@ static int say(struct vm *vm, uint16_t type, const void *payload, uint32_t len)
 {
 	const struct wire_msg m = {.type = type, .len = len};
 
-	return wire_send(vm->sock, &m, payload, NULL, 0);
+	return broker_send(vm, &m, payload, NULL, 0);
 }
 
 /* (vm->in) becomes a WIRE_LAUNCH. Anything else before it is refused. */
