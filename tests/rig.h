@@ -188,6 +188,19 @@ static inline void rig_launch(struct rig *g, struct rig_vm *vm,
 	vm->out = fdopen(out[0], "r");
 }
 
+struct rig_ref {
+	char s[48];
+};
+
+/* How a call names what has the number (n). */
+static inline struct rig_ref rig_ref(uint64_t n)
+{
+	struct rig_ref r;
+
+	(void)snprintf(r.s, sizeof(r.s), "%llu", (unsigned long long)n);
+	return r;
+}
+
 /* The guest's next line, without its end; fails at the end. */
 static inline void rig_line(struct rig_vm *vm, char *buf, size_t len)
 {
@@ -208,7 +221,8 @@ static inline void rig_tell(struct rig *g, const struct rig_vm *vm)
 
 		if (firn_call_json(g->conn, methods[i], p, NULL, 0, &r, NULL,
 			NULL, &e) != 0) {
-			(void)fprintf(stderr, "rig: %s: %s\n", methods[i], e.msg);
+			(void)fprintf(
+			    stderr, "rig: %s: %s\n", methods[i], e.msg);
 		} else {
 			char *s = json_dumps(r, JSON_COMPACT);
 			(void)fprintf(stderr, "rig: %s\n", s);
@@ -234,11 +248,8 @@ static inline void rig_end(struct rig *g, struct rig_vm *vm)
 
 static inline void rig_drop(struct rig *g, uint64_t snapshot)
 {
-	char ref[24];
-
-	(void)snprintf(ref, sizeof(ref), "%llu", (unsigned long long)snapshot);
-	json_decref(rig_call(
-	    g, "snapshot.drop", json_pack("{s:s}", "snapshot", ref), NULL, 0));
+	json_decref(rig_call(g, "snapshot.drop",
+	    json_pack("{s:s}", "snapshot", rig_ref(snapshot).s), NULL, 0));
 }
 
 #endif /* TESTS_RIG_H */

@@ -4,6 +4,7 @@
  * name and by id, is listed once, by the command as well, and is gone when it
  * was dropped. FIRN_TEST_SCALE=small makes it a thousand.
  */
+#include "tests/chance.h"
 #include "tests/rig.h"
 #include "tests/unit/unit.h"
 
@@ -134,13 +135,12 @@ static void test_many(void **state)
 {
 	static const char *const argv[] = {
 	    "stamp", "data", "4096", "7", "64", NULL};
-	const char *scale = getenv("FIRN_TEST_SCALE");
 	static struct world w;
 	char line[512];
 	char name[32];
 
 	(void)state;
-	w.n = scale != NULL && strcmp(scale, "small") == 0 ? 1000 : 10000;
+	w.n = chance_small() ? 1000 : 10000;
 	w.id = calloc(w.n, sizeof(*w.id));
 	w.seen = calloc(w.n, sizeof(*w.seen));
 	assert_true(w.id != NULL && w.seen != NULL);

@@ -9,8 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "tests/chance.h"
 #include "tests/unit/unit.h"
 
 #define NPAGES_MAX 700
@@ -41,10 +41,7 @@ struct world {
 
 static uint64_t rnd(struct world *w, uint64_t below)
 {
-	w->rng ^= w->rng << 13;
-	w->rng ^= w->rng >> 7;
-	w->rng ^= w->rng << 17;
-	return w->rng % below;
+	return chance(&w->rng, below);
 }
 
 static void *world_alloc(void *ctx, size_t len)
@@ -319,15 +316,11 @@ static void play_round(struct world *w)
 
 static void test_against_arrays(void **state)
 {
-	const char *given = getenv("FIRN_SEED");
-	uint64_t seed =
-	    given != NULL ? strtoull(given, NULL, 0) : (uint64_t)time(NULL);
 	struct world *w = calloc(1, sizeof(*w));
 
 	(void)state;
 	assert_non_null(w);
-	printf("model map: FIRN_SEED=%llu\n", (unsigned long long)seed);
-	w->rng = seed * 0x9e3779b97f4a7c15ULL | 1;
+	w->rng = chance_begin("map");
 	w->left = -1;
 	w->ops =
 	    (struct map_ops){world_alloc, world_free, world_get, world_put, w};

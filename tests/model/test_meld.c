@@ -5,6 +5,7 @@
  * of the result is, must be what a page by page look says. FIRN_SEED repeats a
  * run.
  */
+#include "tests/chance.h"
 #include "tests/unit/kinsets.h"
 #include "vmm/kin/meld.h"
 
@@ -13,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "tests/unit/unit.h"
 
@@ -47,10 +47,7 @@ struct world {
 
 static uint64_t rnd(struct world *w, uint64_t below)
 {
-	w->rng ^= w->rng << 13;
-	w->rng ^= w->rng >> 7;
-	w->rng ^= w->rng << 17;
-	return w->rng % below;
+	return chance(&w->rng, below);
 }
 
 static void *world_alloc(void *ctx, size_t len)
@@ -302,15 +299,12 @@ static bool one_round(struct world *x)
 static void random_melds(void **state)
 {
 	struct world *x = calloc(1, sizeof(*x));
-	const char *seed = getenv("FIRN_SEED");
 	int melded = 0;
 
 	(void)state;
 	x->ops = (struct map_ops){
 	    .alloc = world_alloc, .free = world_free, .ctx = x};
-	x->rng = seed != NULL ? strtoull(seed, NULL, 0) : (uint64_t)time(NULL);
-	x->rng |= 1;
-	print_message("FIRN_SEED=%llu\n", (unsigned long long)x->rng);
+	x->rng = chance_begin("meld");
 	for (int i = 0; i < ROUNDS; i++)
 		melded += one_round(x);
 	print_message("%d melded, %d conflicted\n", melded, ROUNDS - melded);

@@ -5,9 +5,9 @@
  * a page holds, what a guest has touched and what conflicts must be what arrays
  * say that never forget an ancestor. FIRN_SEED=N repeats a run.
  */
+#include "tests/chance.h"
 #include "tests/rig.h"
 #include "tests/unit/unit.h"
-#include <time.h>
 
 #define NPAGES  300u /* of a page table and a part of one */
 #define NGUESTS 3
@@ -41,36 +41,20 @@ struct world {
 	struct view view[NGUESTS];
 	struct snap snap[NSNAPS];
 	int nsnaps;
-	uint64_t rng, seed;
+	uint64_t rng;
 	unsigned step;
 	unsigned melded, conflicted, refused;
 };
 
 #define wrong(x, ...)                                                          \
 	do {                                                                   \
-		print_error("FIRN_SEED=%llu step %u: ",                        \
-		    (unsigned long long)(x)->seed, (x)->step);                 \
+		print_error("step %u: ", (x)->step);                           \
 		fail_msg(__VA_ARGS__);                                         \
 	} while (0)
 
 static uint64_t rnd(struct world *x, uint64_t below)
 {
-	x->rng ^= x->rng << 13;
-	x->rng ^= x->rng >> 7;
-	x->rng ^= x->rng << 17;
-	return x->rng % below;
-}
-
-struct ref {
-	char s[24];
-};
-
-static struct ref ref_of(const struct snap *s)
-{
-	struct ref r;
-
-	(void)snprintf(r.s, sizeof(r.s), "%llu", (unsigned long long)s->id);
-	return r;
+	return chance(&x->rng, below);
 }
 
 /* A line to the guest, and its answer. */
@@ -129,7 +113,7 @@ static void op_map(struct world *x)
 	v->tracked = rnd(x, 8) != 0;
 	json_decref(rig_call(&x->g, "view.map",
 	    json_pack("{s:s,s:s,s:s,s:b,s:b}", "vm", v->vm.ref, "snapshot",
-		ref_of(&x->snap[base]).s, "name", "v", "cow", 1, "track",
+		rig_ref(x->snap[base].id).s, "name", "v", "cow", 1, "track",
 		v->tracked),
 	    NULL, 0));
 	tell(x, v, "find v", buf, sizeof(buf));
@@ -256,7 +240,7 @@ static void op_check(struct world *x)
 	struct firn_error e = {0};
 	uint64_t word;
 
-	if (firn_open_snapshot(x->g.conn, ref_of(s).s, &f, &e) != 0)
+	if (firn_open_snapshot(x->g.conn, rig_ref(s->id).s, &f, &e) != 0)
 		wrong(x, "%s", e.msg);
 	for (uint64_t i = 0; i < NPAGES; i++) {
 		if (firn_snapshot_read(f, i * 4096, &word, 8, &e) != 0)
@@ -399,9 +383,10 @@ static void op_meld(struct world *x)
 	any = conflicts(a, b, ww, rw);
 	if (x->nsnaps < NSNAPS) {
 		rc = firn_call_json(x->g.conn, "snapshot.meld",
-		    json_pack("{s:s,s:s,s:s}", "base", ref_of(&x->snap[base]).s,
-			"a", ref_of(&x->snap[ia]).s, "b",
-			ref_of(&x->snap[ib]).s),
+		    json_pack("{s:s,s:s,s:s}", "base",
+			rig_ref(x->snap[base].id).s, "a",
+			rig_ref(x->snap[ia].id).s, "b",
+			rig_ref(x->snap[ib].id).s),
 		    NULL, 0, &r, NULL, NULL, &e);
 		if (!a->related || !b->related || !a->tracked || !b->tracked) {
 			if (rc != -EINVAL && rc != -EPERM)
@@ -457,15 +442,10 @@ static void melds_at_random(void **state)
 	    op_touch, op_touch, op_touch, op_track, op_freeze, op_freeze,
 	    op_meld, op_meld, op_check, op_drop};
 	struct world *x = calloc(1, sizeof(*x));
-	const char *seed = getenv("FIRN_SEED");
-	const char *scale = getenv("FIRN_TEST_SCALE");
-	unsigned steps =
-	    scale != NULL && strcmp(scale, "small") == 0 ? SMALL : STEPS;
+	unsigned steps = chance_small() ? SMALL : STEPS;
 
 	(void)state;
-	x->seed = seed != NULL ? strtoull(seed, NULL, 0) : (uint64_t)time(NULL);
-	x->rng = x->seed * 2654435761u + 88172645463325252u;
-	print_message("FIRN_SEED=%llu\n", (unsigned long long)x->seed);
+	x->rng = chance_begin("melds");
 	start(x);
 	for (; x->step < steps; x->step++)
 		op[rnd(x, sizeof(op) / sizeof(op[0]))](x);

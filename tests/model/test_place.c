@@ -11,8 +11,8 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <time.h>
 
+#include "tests/chance.h"
 #include "tests/unit/kvmguest.h"
 #include "vmm/place/place.h"
 
@@ -43,7 +43,7 @@ struct model {
 	struct gate gate;
 	struct places *ps;
 	int pagemap;
-	unsigned seed;
+	uint64_t rng;
 	struct layer layer[LAYERS_MAX];
 	uint32_t nlayers;
 	struct snap snap[SNAPS_MAX];
@@ -62,17 +62,14 @@ struct side {
 
 static unsigned rnd(struct model *m, unsigned n)
 {
-	return (unsigned)rand_r(&m->seed) % n;
+	return (unsigned)chance(&m->rng, n);
 }
 
 static int setup(void **state)
 {
 	struct model *m = calloc(1, sizeof(*m));
-	const char *s = getenv("FIRN_SEED");
 
-	m->seed =
-	    s != NULL ? (unsigned)strtoul(s, NULL, 0) : (unsigned)time(NULL);
-	printf("seed %u\n", m->seed);
+	m->rng = chance_begin("place");
 	if (kvmguest_open(&m->guest) < 0) {
 		perror("kvm");
 		return -1;

@@ -14,9 +14,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "tests/chance.h"
 #include "tests/unit/unit.h"
 #include "vmm/layer/filetab.h"
 #include "vmm/layer/layer_copy.h"
@@ -135,10 +135,7 @@ int __wrap_fcntl(int fd, int cmd, ...)
 
 static uint64_t rnd(struct world *w, uint64_t below)
 {
-	w->rng ^= w->rng << 13;
-	w->rng ^= w->rng >> 7;
-	w->rng ^= w->rng << 17;
-	return w->rng % below;
+	return chance(&w->rng, below);
 }
 
 static void put_page(int fd, uint64_t index, uint64_t stamp)
@@ -494,13 +491,11 @@ static void step(struct world *w)
 
 static void test_against_stamps(void **state)
 {
-	const char *seed = getenv("FIRN_SEED");
 	struct world *w = calloc(1, sizeof(*w));
 	struct tidy_result r;
 
 	(void)state;
-	w->rng = seed != NULL ? strtoull(seed, NULL, 0) : (uint64_t)time(NULL);
-	printf("model store: FIRN_SEED=%llu\n", (unsigned long long)w->rng);
+	w->rng = chance_begin("store");
 	w->set = layer_set_new();
 	map_store_init(&w->st, layer_set_map_ops(w->set));
 	assert_int_equal(map_zero(NPAGES, &w->cur), 0);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "tests/chance.h"
 #include "tests/unit/unit.h"
 
 #define BLOCK 40u
@@ -214,12 +215,8 @@ static void at_random(void **state)
 
 	assert_non_null(owner);
 	for (size_t i = 0; i < 4 * max; i++) {
-		size_t k;
+		size_t k = chance(&x, max);
 
-		x ^= x << 13;
-		x ^= x >> 7;
-		x ^= x << 17;
-		k = x % max;
 		if (owner[k] != 0) {
 			assert_int_equal(f->p[k][0], owner[k]);
 			assert_int_equal(f->p[k][BLOCK - 1], owner[k]);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "shared/page/run.h"
+#include "tests/chance.h"
 #include "vmm/guestcall/aspace.h"
 
 #define RAM_GPA    0x100000000ULL
@@ -303,10 +304,7 @@ struct model {
 
 static uint64_t rnd(uint64_t *s)
 {
-	*s ^= *s << 13;
-	*s ^= *s >> 7;
-	*s ^= *s << 17;
-	return *s;
+	return chance(s, UINT64_MAX);
 }
 
 static bool all_mapped(const struct model *m, uint32_t first, uint32_t n)

@@ -4,6 +4,7 @@
  * naive model that never merges anything. FIRN_SEED repeats a run.
  */
 /* wrap: malloc calloc realloc */
+#include "tests/chance.h"
 #include "tests/unit/kinsets.h"
 #include "vmm/kin/kin.h"
 
@@ -11,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "tests/unit/unit.h"
 
@@ -58,19 +58,12 @@ static uint64_t rng;
 
 static uint64_t rnd(uint64_t below)
 {
-	rng ^= rng << 13;
-	rng ^= rng >> 7;
-	rng ^= rng << 17;
-	return rng % below;
+	return chance(&rng, below);
 }
 
 static void seed(void)
 {
-	const char *s = getenv("FIRN_SEED");
-
-	rng = s != NULL ? strtoull(s, NULL, 0) : (uint64_t)time(NULL);
-	rng |= 1;
-	print_message("FIRN_SEED=%llu\n", (unsigned long long)rng);
+	rng = chance_begin("kin");
 }
 
 static int bit(const uint64_t *w, uint64_t i)

@@ -15,9 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "tests/chance.h"
 #include "vmm/layer/filetab.h"
 #include "vmm/layer/layer.h"
 
@@ -75,10 +75,7 @@ struct world {
 
 static uint64_t rnd(struct world *w, uint64_t below)
 {
-	w->rng ^= w->rng << 13;
-	w->rng ^= w->rng >> 7;
-	w->rng ^= w->rng << 17;
-	return w->rng % below;
+	return chance(&w->rng, below);
 }
 
 static int sealed(uint64_t npages)
@@ -360,19 +357,12 @@ static void step(struct world *w)
 static void against_an_array(void **state)
 {
 	struct world w = {0};
-	const char *env = getenv("FIRN_SEED");
 	struct layer_totals sum;
-	struct timespec ts;
 	struct err e;
 	int fd;
 
 	(void)state;
-	(void)clock_gettime(CLOCK_REALTIME, &ts);
-	w.rng = env != NULL
-		    ? strtoull(env, NULL, 0)
-		    : (uint64_t)ts.tv_sec * 1000000007u + (uint64_t)ts.tv_nsec;
-	w.rng += w.rng == 0;
-	print_message("FIRN_SEED=%llu\n", (unsigned long long)w.rng);
+	w.rng = chance_begin("pieces");
 	w.set = layer_set_new();
 	assert_non_null(w.set);
 	for (int i = 0; i < NFILES; i++)

@@ -11,8 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/sysinfo.h>
-#include <time.h>
 
+#include "tests/chance.h"
 #include "tests/unit/kvmguest.h"
 #include "vmm/mem/pagemap.h"
 #include "vmm/place/place.h"
@@ -114,10 +114,7 @@ struct rig {
 
 static uint64_t rnd(struct rig *g, uint64_t below)
 {
-	g->rng ^= g->rng << 13;
-	g->rng ^= g->rng >> 7;
-	g->rng ^= g->rng << 17;
-	return g->rng % below;
+	return chance(&g->rng, below);
 }
 
 /* A layer whose pages hold their numbers, in 2 MiB pages where it can be. */
@@ -151,13 +148,10 @@ static int make_layer(void)
 static int setup(void **state)
 {
 	struct rig *g = calloc(1, sizeof(*g));
-	const char *seed = getenv("FIRN_SEED");
 
 	no_scan = no_register = swaps = false;
 	fail_lock = locked = fail_calloc = fail_sets = 0;
-	g->rng = seed != NULL ? strtoull(seed, NULL, 0) : (uint64_t)time(NULL);
-	g->rng |= 1;
-	print_message("FIRN_SEED=%llu\n", (unsigned long long)g->rng);
+	g->rng = chance_begin("track");
 	if (kvmguest_open(&g->guest) < 0) {
 		perror("kvm");
 		return -1;
