@@ -165,7 +165,13 @@ $O/tests/%: $O/host/tests/unit/%.o $O/libfirn.a $O/libvmm.a
 	$Q$(CC) $(ldflags) $(filter %.o,$^) $(filter %.a,$^) $(wraps) $(libs) -lcmocka -o $@
 # The tests of the broker share a world.
 $(filter $O/tests/test_broker%,$(unit_tests:%=$O/tests/%)): $O/host/tests/unit/broker_world.o
-$O/model/%: $O/host/tests/model/%.o $O/libfirn.a $O/libvmm.a
+# What the programs of a group share: the sources beside them that are no tests.
+shared = $(patsubst %.c,$O/host/%.o,$(filter-out tests/$1/test_%,$(wildcard tests/$1/*.c)))
+$O/libmodel.a: $(call shared,model)
+	@rm -f $@
+	@echo "  AR   $@"
+	$Q$(AR) rcs $@ $^
+$O/model/%: $O/host/tests/model/%.o $O/libmodel.a $O/libfirn.a $O/libvmm.a
 	@mkdir -p $(@D)
 	@echo "  LD   $@"
 	$Q$(CC) $(ldflags) $^ $(wraps) $(libs) -lcmocka -o $@
