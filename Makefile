@@ -157,14 +157,17 @@ $O/guest/attack_%: tests/attack/%.c | bootstrap
 	$Qgcc $(guest_cflags) -static -pthread $< -o $@
 
 # --- tests ---------------------------------------------------------------------
-# A test names the symbols it replaces in a "wrap:" line of its own source.
-wraps = $(addprefix -Wl$(comma)--wrap=,$(shell sed -n 's|^/\* wrap: \(.*\) \*/$$|\1|p' $(filter tests/%.c,$(subst $O/host/,,$(<:.o=.c)))))
+# A test names the symbols it replaces in a "wrap:" line, of its own source or of
+# one that it shares.
+wraps = $(addprefix -Wl$(comma)--wrap=,$(shell sed -n 's|^/\* wrap: \(.*\) \*/$$|\1|p' $(filter tests/%.c,$(patsubst $O/host/%.o,%.c,$^))))
 $O/tests/%: $O/host/tests/unit/%.o $O/libfirn.a $O/libvmm.a
 	@mkdir -p $(@D)
 	@echo "  LD   $@"
 	$Q$(CC) $(ldflags) $(filter %.o,$^) $(filter %.a,$^) $(wraps) $(libs) -lcmocka -o $@
-# The tests of the broker share a world.
-$(filter $O/tests/test_broker%,$(unit_tests:%=$O/tests/%)): $O/host/tests/unit/broker_world.o
+# What the tests of one thing share: test_broker*.c are linked with broker_*.c.
+sharers := broker
+unit_objs = $(patsubst %.c,$O/host/%.o,$(wildcard tests/unit/$1))
+$(foreach s,$(sharers),$(eval $(patsubst %,$O/tests/%,$(filter test_$s%,$(unit_tests))): $(call unit_objs,$s_*.c)))
 # What the programs of a group share: the sources beside them that are no tests.
 shared = $(patsubst %.c,$O/host/%.o,$(filter-out tests/$1/test_%,$(wildcard tests/$1/*.c)))
 $O/libmodel.a: $(call shared,model)

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The broker in this process, with monitors and a client that a test plays, and
- * failures on demand. A test that uses it wraps: malloc calloc realloc fcntl
- * memfd_create json_loadb socketpair posix_spawn.
+ * failures on demand.
  */
 #ifndef TESTS_UNIT_BROKER_WORLD_H
 #define TESTS_UNIT_BROKER_WORLD_H
@@ -24,6 +23,7 @@
 #define NPAGES      1024u
 #define FAKES_MAX   4
 #define PATIENCE_NS 20000000000ULL
+#define LINE_BYTES  (1u << 20) /* of an answer */
 
 /* --- failures on demand ------------------------------------------------------
  */
@@ -41,7 +41,15 @@ extern struct hook {
 /* The test's own calls do not count. */
 extern __thread bool ours;
 
+/* The (n)th call from now on fails. */
+void arm(int n);
+/* None does any more; whether one did. */
+bool disarm(void);
+/* What jansson is to allocate with. */
+void *json_memory(size_t n);
+
 int __real_fcntl(int fd, int cmd, ...);
+int __real_socketpair(int domain, int type, int protocol, int sv[2]);
 
 /* --- a monitor, a client, a world of them ------------------------------------
  *
@@ -154,7 +162,10 @@ void say(struct fake *f, uint16_t type, uint32_t seq, int64_t status,
     const void *payload, uint32_t len, const int *fds, uint32_t nfds);
 void reply(struct fake *f, int64_t status, const void *payload, uint32_t len,
     const int *fds, uint32_t nfds);
+/* It gives up what it kept. */
 void release(struct fake *f);
+/* It answers what it was asked. */
+void fake_serve(struct fake *f);
 void answer_freeze(struct fake *f);
 /* What (runs) over (fds) show, into (tags). */
 void show_runs(int runs_fd, const int *fds, uint32_t nlayers, uint64_t *tags);
@@ -202,6 +213,14 @@ json_t *view_params(const struct fake *f, const char *name);
 void track_view(struct world *x, struct fake *f, const char *snap);
 json_int_t stat_of(struct world *x, const char *key);
 json_t *hand_params(const struct fake *f, const char *snap);
+/* The status of the answer to what its guest asks. */
+int64_t guest_asks(struct world *x, struct fake *f, uint16_t type,
+    const void *payload, uint32_t len);
+json_t *meld_params(const char *base, const char *a, const char *b);
+/* "base", and "a" and "b" of tracked views of it on two monitors. */
+void prepare_meld(struct world *x, struct fake *f, struct fake *g);
+/* What the meld of those must show. */
+void melded_truth(uint64_t *truth);
 /* From now on its memory is the broker's: a sever gives it owned. */
 void lend_memory(struct world *x, struct fake *f);
 bool is_owned(struct world *x, const char *snap);

@@ -1,31 +1,148 @@
 /* SPDX-License-Identifier: MIT */
-/* wrap: malloc calloc realloc fcntl memfd_create json_loadb */
-
-/* wrap: socketpair posix_spawn */
 /*
- * What a guest asks, under a broker of which one call fails, each in turn: the
- * guest is told, may ask again and gets it, and nothing is left in the end.
+ * What a guest asks, through its monitor: what it must not, exactly what
+ * changed, and all of it under a broker of which one call fails, each in turn.
  */
 #include "tests/unit/broker_world.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
-#define STRIDE 48 /* later calls are the nodes of a page map, all alike */
-
-/* The status of the answer. */
-static int64_t ask(struct world *x, struct fake *f, uint16_t type,
-    const void *payload, uint32_t len)
+/* What a compromised monitor can send for its guest. */
+static void hostile_calls(void **state)
 {
-	uint32_t before = f->nreplies;
-	uint64_t end = now() + PATIENCE_NS;
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	struct wire_gcap cap = {.cap = UINT32_MAX, .rights = UINT32_MAX};
+	struct wire_gdiff d = {.max = UINT32_MAX};
+	struct wire_gmap m = {.mode = 77};
+	struct wire_segment s = {.size = 1ULL << 63};
+	struct wire_gfreeze z = {.id = 0};
 
-	say(f, type, 9, 0, payload, len, NULL, 0);
-	while (f->nreplies == before && now() < end)
-		pump(x);
-	assert_int_equal(f->nreplies, before + 1);
-	return f->last_status;
+	for (uint16_t t = WIRE_G_FREEZE; t < WIRE_TYPE_END; t++)
+		if (t != WIRE_RELAY) /* no guest's */
+			assert_true(guest_asks(x, f, t, "x", 1) < 0);
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_DERIVE, &cap, sizeof(cap)), -EBADF);
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_DROP, &cap, sizeof(cap)), -EBADF);
+	assert_true(guest_asks(x, f, WIRE_G_DIFF, &d, sizeof(d)) < 0);
+	assert_true(guest_asks(x, f, WIRE_G_MAP, &m, sizeof(m)) < 0);
+	memset(s.name, 'a', 3);
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_SEGMENT, &s, sizeof(s)), -ENOSPC);
+	s.flags = FIRN_SEG_VIEW_COW;
+	s.size = PAGE_SIZE;
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_SEGMENT, &s, sizeof(s)), -EINVAL);
+	s.flags = 0;
+	s.size = UINT64_MAX - PAGE_SIZE + 1;
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_SEGMENT, &s, sizeof(s)), -ENOSPC);
+	memset(z.name, 0xff, sizeof(z.name));
+	assert_true(guest_asks(x, f, WIRE_G_FREEZE, &z, sizeof(z)) < 0);
+	memset(z.name, 0, sizeof(z.name));
+	guest_writes(f, 0, 9, 3);
+	assert_true(guest_asks(x, f, WIRE_G_FREEZE, &z, sizeof(z)) > 0);
+	assert_int_equal(f->nkills, 0);
+	/* A segment whose name would not go through JSON. */
+	s.size = PAGE_SIZE;
+	assert_int_equal(guest_asks(x, f, WIRE_G_SEGMENT, &s, sizeof(s)), 0);
+	memset(s.name, 0xfe, sizeof(s.name));
+	s.id = 5;
+	say(f, WIRE_SEG_MADE, 0, 0, &s, sizeof(s), NULL, 0);
+	must_do(x, "vm.wait", json_pack("{s:s}", "vm", "v"));
+	assert_int_equal(f->nkills, 1);
+	nothing_left(x);
 }
+
+/* The pages that its guest's exact query names; or -errno. */
+static int64_t guest_exact(
+    struct world *x, struct fake *f, const char *cursor, uint32_t flags)
+{
+	struct wire_gdirty g = {.flags = flags, .max = 2};
+	int64_t rc;
+
+	(void)snprintf(g.cursor, sizeof(g.cursor), "%s", cursor);
+	rc = guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g));
+	return rc < 0 ? rc : (int64_t)f->last_pages.pages;
+}
+
+static json_int_t client_exact(struct world *x)
+{
+	json_t *m = call(x, "dirty.query",
+	    json_pack("{s:s,s:s,s:b}", "vm", "v", "cursor", "c", "exact", 1));
+	json_int_t n = -1;
+
+	assert_true(good(m));
+	n = json_integer_value(
+	    json_object_get(json_object_get(m, "result"), "pages"));
+	json_decref(m);
+	return n;
+}
+
+static void exact_of_guests(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	struct wire_gdirty g = {.id = 77, .flags = FIRN_EXACT, .cursor = "c"};
+
+	guest_writes(f, 0, 1, 1000);
+	assert_int_equal(guest_exact(x, f, "c", 0), -ENOENT);
+	assert_int_equal(guest_exact(x, f, "c", FIRN_EXACT), 0);
+	assert_int_equal(client_exact(x), 0);
+	guest_writes(f, 0, 1, 1000); /* as they were */
+	assert_int_equal(guest_exact(x, f, "c", FIRN_EXACT), 0);
+	guest_writes(f, 0, 8, 2000);
+	guest_writes(f, 4, 8, 1000); /* as they were */
+	assert_int_equal(
+	    guest_exact(x, f, "c", FIRN_EXACT | FIRN_PEEK), NPAGES / 8);
+	assert_int_equal(f->last_pages.nextents, NPAGES / 8);
+	assert_int_equal(f->last_nsent, 2); /* as many as there is room for */
+	/* One that began exact answers so always; and now it has passed. */
+	assert_int_equal(guest_exact(x, f, "c", 0), NPAGES / 8);
+	assert_int_equal(guest_exact(x, f, "c", FIRN_EXACT), 0);
+	/* The client's of that name is another. */
+	assert_int_equal(client_exact(x), NPAGES / 8);
+	/* Refusals leave it where it was. */
+	guest_writes(f, 3, 8, 3000);
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -ENOENT);
+	g.id = 0;
+	g.flags = 4;
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -EINVAL);
+	g.flags = FIRN_EXACT;
+	g.max = FIRN_EXTENTS_MAX + 1;
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -EINVAL);
+	g.max = 0;
+	memset(g.cursor, 0xff, sizeof(g.cursor));
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -EINVAL);
+	assert_int_equal(guest_exact(x, f, "", FIRN_EXACT), -EINVAL);
+	for (int i = 1; i < 8; i++) {
+		char name[] = {'n', (char)('0' + i), '\0'};
+
+		assert_int_equal(guest_exact(x, f, name, FIRN_EXACT), 0);
+	}
+	assert_int_equal(guest_exact(x, f, "n8", FIRN_EXACT), -ENOSPC);
+	assert_int_equal(guest_exact(x, f, "c", FIRN_EXACT), NPAGES / 8);
+	f->how = WILD_STATUS;
+	guest_writes(f, 5, 8, 4000);
+	assert_true(guest_exact(x, f, "c", FIRN_EXACT) < 0);
+	f->how = HONEST;
+	guest_writes(f, 6, 8, 5000);
+	assert_true(guest_exact(x, f, "c", FIRN_EXACT) >= NPAGES / 8);
+	end_vm(x, f);
+	nothing_left(x);
+}
+
+/* --- one call fails ---------------------------------------------------------
+ */
+
+#define STRIDE 48 /* later calls are the nodes of a page map, all alike */
 
 static uint32_t frozen(struct world *x, struct fake *f, const char *name)
 {
@@ -33,7 +150,7 @@ static uint32_t frozen(struct world *x, struct fake *f, const char *name)
 	int64_t cap;
 
 	strcpy(z.name, name);
-	cap = ask(x, f, WIRE_G_FREEZE, &z, sizeof(z));
+	cap = guest_asks(x, f, WIRE_G_FREEZE, &z, sizeof(z));
 	assert_true(cap > 0);
 	return (uint32_t)cap;
 }
@@ -65,23 +182,23 @@ static int64_t ask_one(
 	switch (type) {
 	case WIRE_G_FREEZE:
 	case WIRE_G_SEVER:
-		return ask(x, f, type, &z, sizeof(z));
+		return guest_asks(x, f, type, &z, sizeof(z));
 	case WIRE_G_MAP:
-		return ask(x, f, type, &m, sizeof(m));
+		return guest_asks(x, f, type, &m, sizeof(m));
 	case WIRE_G_ADOPT:
 		m.mode = 0;
-		return ask(x, f, type, &m, sizeof(m));
+		return guest_asks(x, f, type, &m, sizeof(m));
 	case WIRE_G_LOOKUP:
 	case WIRE_G_OPEN:
-		return ask(x, f, type, name, sizeof(name));
+		return guest_asks(x, f, type, name, sizeof(name));
 	case WIRE_G_DIFF:
-		return ask(x, f, type, &d, sizeof(d));
+		return guest_asks(x, f, type, &d, sizeof(d));
 	case WIRE_G_SEGMENT:
-		return ask(x, f, type, &s, sizeof(s));
+		return guest_asks(x, f, type, &s, sizeof(s));
 	case WIRE_G_MELD:
-		return ask(x, f, type, &w, sizeof(w));
+		return guest_asks(x, f, type, &w, sizeof(w));
 	default:
-		return ask(x, f, type, &g, sizeof(g));
+		return guest_asks(x, f, type, &g, sizeof(g));
 	}
 }
 
@@ -97,12 +214,9 @@ static bool try_failing(struct world *x, uint16_t type, int n)
 	guest_writes(f, 1, 2, 5000);
 	c.b = frozen(x, f, "b");
 	guest_writes(f, 2, 4, 9000);
-	atomic_store(&hook.left, n);
-	atomic_store(&hook.fired, false);
-	atomic_store(&hook.armed, true);
+	arm(n);
 	rc = ask_one(x, f, type, &c);
-	atomic_store(&hook.armed, false);
-	fired = atomic_load(&hook.fired);
+	fired = disarm();
 	if (rc < 0) {
 		assert_true(fired);
 		assert_true(rc == -ENOMEM || rc == -EMFILE);
@@ -116,6 +230,7 @@ static bool try_failing(struct world *x, uint16_t type, int n)
 	return fired;
 }
 
+/* The guest is told, may ask again and gets it, and nothing is left. */
 static void one_call_fails(void **state)
 {
 	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
@@ -132,6 +247,8 @@ static void one_call_fails(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    T(hostile_calls),
+	    T(exact_of_guests),
 	    T(one_call_fails),
 	};
 

@@ -1,7 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-/* wrap: malloc calloc realloc fcntl memfd_create json_loadb */
-
-/* wrap: socketpair posix_spawn */
 /*
  * Every packet that a monitor may send, wrong in every way that does not depend
  * on what it says: its size, its status, its number, its descriptors, its time.

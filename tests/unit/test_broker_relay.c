@@ -1,7 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-/* wrap: malloc calloc realloc fcntl memfd_create json_loadb */
-
-/* wrap: socketpair posix_spawn */
 /*
  * Compaction of files that a monitor maps: the broker has the place moved, and
  * believes nothing that the monitor says of it. And each call that fails then.
@@ -454,14 +451,11 @@ static bool try_failing(struct world *x, int n)
 	struct fake *w = ripe(x, truth);
 	bool fired;
 
-	atomic_store(&hook.left, n);
-	atomic_store(&hook.fired, false);
-	atomic_store(&hook.armed, true);
+	arm(n);
 	tidy(x);
 	for (int i = 0; i < 20; i++)
 		pump(x);
-	atomic_store(&hook.armed, false);
-	fired = atomic_load(&hook.fired);
+	fired = disarm();
 	for (int i = 0; i < 1000 && w->nrelays == 0; i++)
 		tidy(x);
 	assert_int_equal(w->nrelays, 1);
