@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What /proc tells of another process: -1 where it may not be read. */
+/* What /proc tells of a process: -1 where it may not be read. */
 #ifndef TESTS_PROC_H
 #define TESTS_PROC_H
 
@@ -22,6 +22,24 @@ static inline long proc_fds(pid_t pid)
 	while (readdir(d) != NULL)
 		n++;
 	(void)closedir(d);
+	return n;
+}
+
+/* Its mappings of files in whose name is (part). */
+static inline long proc_maps(pid_t pid, const char *part)
+{
+	char path[64];
+	char line[512];
+	long n = 0;
+	FILE *f;
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+	f = fopen(path, "re");
+	if (f == NULL)
+		return -1;
+	while (fgets(line, sizeof(line), f) != NULL)
+		n += strstr(line, part) != NULL;
+	(void)fclose(f);
 	return n;
 }
 
