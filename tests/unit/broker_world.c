@@ -2,23 +2,10 @@
 /* The worlds of tests of the broker, and what those tests share. */
 #include "tests/unit/broker_world.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-uint32_t count_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	uint32_t n = 0;
-
-	assert_non_null(d);
-	while (readdir(d) != NULL)
-		n++;
-	(void)closedir(d);
-	return n;
-}
 
 int setup(void **state)
 {

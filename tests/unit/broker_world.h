@@ -16,6 +16,7 @@
 #include <sys/types.h>
 
 #include "shared/page/run.h"
+#include "tests/unit/own.h"
 #include "vmm/broker/broker.h"
 #include "vmm/core/loop.h"
 #include "vmm/wire/wire.h"
@@ -227,6 +228,5 @@ bool is_owned(struct world *x, const char *snap);
 /* The newest place of (f). */
 json_t *place_params(const struct fake *f, const char *name);
 void drop_all(struct world *x);
-uint32_t count_fds(void);
 
 #endif /* TESTS_UNIT_BROKER_WORLD_H */

@@ -11,8 +11,8 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "tests/proc.h"
 #include "tests/unit/kvmguest.h"
+#include "tests/unit/own.h"
 #include "vmm/place/place.h"
 
 #define SEALS  (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
@@ -58,16 +58,10 @@ struct rig {
 int setup(void **state);
 int teardown(void **state);
 
-/* Descriptors of this process. */
-static inline int count_fds(void)
-{
-	return (int)proc_fds(getpid());
-}
-
-/* Its mappings of segments and layers. */
+/* This process's mappings of segments and layers. */
 static inline int count_maps(void)
 {
-	return (int)proc_maps(getpid(), "memfd:firn");
+	return count_maps_of("memfd:firn");
 }
 
 /* The segment "seg", of NPAGES from GPA on. */

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -10,6 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "tests/unit/own.h"
 #include "tests/unit/unit.h"
 #include "vmm/core/fdmsg.h"
 #include "vmm/ctl/ctl.h"
@@ -210,18 +210,6 @@ static void on_close(void *ctx, struct ctl_conn *c)
 
 /* --- the client ------------------------------------------------------------
  */
-
-static int count_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	int n = 0;
-
-	assert_non_null(d);
-	while (readdir(d) != NULL)
-		n++;
-	(void)closedir(d);
-	return n;
-}
 
 static int setup(void **state)
 {

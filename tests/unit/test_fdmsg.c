@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -7,20 +6,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/unit/own.h"
 #include "tests/unit/unit.h"
 #include "vmm/core/fdmsg.h"
-
-static int count_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	int n = 0;
-
-	assert_non_null(d);
-	while (readdir(d) != NULL)
-		n++;
-	(void)closedir(d);
-	return n;
-}
 
 static void pair(int type, int sv[2])
 {

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* The client library against a service in a thread, honest or hostile. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -12,6 +11,7 @@
 #include <unistd.h>
 
 #include "shared/page/run.h"
+#include "tests/unit/own.h"
 #include "tests/unit/unit.h"
 #include "tools/libfirn/firn.h"
 #include "tools/libfirn/firn_json.h"
@@ -395,18 +395,6 @@ struct fix {
 	struct firn_error e;
 	int fds_before;
 };
-
-static int count_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	int n = 0;
-
-	assert_non_null(d);
-	while (readdir(d) != NULL)
-		n++;
-	(void)closedir(d);
-	return n;
-}
 
 static int setup(void **state)
 {

@@ -4,9 +4,9 @@
  * track: what was touched is told to the page, on real mappings with 2 MiB
  * pages below them; what cannot be tracked is refused and leaves nothing.
  */
+#include "tests/unit/own.h"
 #include "tests/unit/unit.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -421,27 +421,9 @@ static void test_segment(void **state)
 
 /* --- refusals and failures ------------------------------------------------ */
 
-static int count_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	int n = 0;
-
-	while (readdir(d) != NULL)
-		n++;
-	(void)closedir(d);
-	return n;
-}
-
 static int count_maps(void)
 {
-	FILE *f = fopen("/proc/self/maps", "re");
-	char line[512];
-	int n = 0;
-
-	while (fgets(line, sizeof(line), f) != NULL)
-		n += strstr(line, "memfd:layer") != NULL;
-	(void)fclose(f);
-	return n;
+	return count_maps_of("memfd:layer");
 }
 
 static void test_refuses(void **state)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
+#include "tests/unit/own.h"
 #include "tests/unit/unit.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -17,18 +17,6 @@ struct pair {
 	struct wire_packet p;
 	uint32_t nfds; /* open in this process before the test */
 };
-
-static uint32_t count_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	uint32_t n = 0;
-
-	assert_non_null(d);
-	while (readdir(d) != NULL)
-		n++;
-	(void)closedir(d);
-	return n;
-}
 
 static int setup(void **state)
 {
