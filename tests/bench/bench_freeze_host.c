@@ -12,8 +12,7 @@
 #include <sys/wait.h>
 
 #include "tests/bench/bench.h"
-#include "tests/unit/kvmguest.h"
-#include "vmm/place/place.h"
+#include "tests/unit/kvmplaces.h"
 
 #define GPA    0x40000000u
 #define LEN    (1ULL << 30)
@@ -22,10 +21,7 @@
 #define IOVS   1024
 
 struct rig {
-	struct kvmguest guest;
-	struct gmem gmem;
-	struct gate gate;
-	struct places *ps;
+	struct kvmplaces k;
 	struct place *p;
 	unsigned char *hva;
 	unsigned seed;
@@ -41,10 +37,8 @@ static void fail(const char *what)
 static void guest_writes(
     struct rig *g, const struct kvmguest_write *w, uint32_t n)
 {
-	gate_enter(&g->gate);
-	if (kvmguest_do(&g->guest, w, n) < 0)
+	if (kvmplaces_do(&g->k, w, n) < 0)
 		fail("guest");
-	gate_leave(&g->gate);
 }
 
 static void populate(struct rig *g, bool small)
@@ -53,7 +47,7 @@ static void populate(struct rig *g, bool small)
 	struct place_info info;
 	struct err e = {0};
 
-	if (place_make(g->ps, "bench", GPA, LEN, &g->p, &e) < 0)
+	if (place_make(g->k.ps, "bench", GPA, LEN, &g->p, &e) < 0)
 		fail(e.msg);
 	place_info(g->p, &info);
 	g->hva = info.hva;
@@ -69,20 +63,9 @@ static void start(struct rig *g, bool small)
 {
 	memset(g, 0, sizeof(*g));
 	g->seed = 1;
-	if (kvmguest_open(&g->guest) < 0)
-		fail("kvm");
-	gmem_init(&g->gmem, g->guest.vm, 39);
-	gate_init(&g->gate, NULL, NULL);
-	g->ps = places_new(&g->gmem, &g->gate,
-	    open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+	if (kvmplaces_open(&g->k) < 0)
+		exit(1);
 	populate(g, small);
-}
-
-static void finish(struct rig *g)
-{
-	places_free(g->ps);
-	kvmguest_close(&g->guest);
-	gate_fini(&g->gate);
 }
 
 static void *write_on(void *arg)
@@ -110,13 +93,13 @@ static void first_freeze(bool small, double *pause_us, double *total_us)
 	if (pthread_create(&t, NULL, write_on, &g) != 0)
 		fail("thread");
 	(void)usleep(20000);
-	if (place_freeze(g.ps, g.p, &f, &e) < 0)
+	if (place_freeze(g.k.ps, g.p, &f, &e) < 0)
 		fail(e.msg);
 	__atomic_store_n(&g.stop, true, __ATOMIC_RELAXED);
 	(void)pthread_join(t, NULL);
 	*pause_us = (double)f.pause_ns / 1e3;
 	*total_us = (double)f.total_ns / 1e3;
-	finish(&g);
+	kvmplaces_close(&g.k);
 }
 
 static double fork_us(int advice)
@@ -251,7 +234,7 @@ static void later_freeze(struct rig *g, uint32_t n, bool scattered,
 	qsort(page, n, sizeof(page[0]), by_page);
 	guest_writes(g, w, n);
 	*base = pwritev_us(g, page, n);
-	if (place_freeze(g->ps, g->p, &f, &e) < 0)
+	if (place_freeze(g->k.ps, g->p, &f, &e) < 0)
 		fail(e.msg);
 	place_frozen_done(g->p, f.nsteps);
 	*pause = (double)f.pause_ns / 1e3;
@@ -286,13 +269,13 @@ int main(void)
 	start(&g, false);
 	/* The second freeze is the one that turns the dirty log on. */
 	for (int i = 0; i < 2; i++) {
-		if (place_freeze(g.ps, g.p, &f, &e) < 0)
+		if (place_freeze(g.k.ps, g.p, &f, &e) < 0)
 			fail(e.msg);
 		place_frozen_done(g.p, f.nsteps);
 	}
 	for (int s = 1; s >= 0; s--)
 		for (size_t i = 0; i < sizeof(n) / sizeof(n[0]); i++)
 			bench_later(&g, n[i], s != 0);
-	finish(&g);
+	kvmplaces_close(&g.k);
 	return 0;
 }

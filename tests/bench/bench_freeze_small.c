@@ -15,8 +15,7 @@
 #include <sys/wait.h>
 
 #include "tests/bench/bench.h"
-#include "tests/unit/kvmguest.h"
-#include "vmm/place/place.h"
+#include "tests/unit/kvmplaces.h"
 
 #define GPA    0x40000000u
 #define LEN    (1ULL << 30)
@@ -25,11 +24,8 @@
 #define STEP   (4ULL << 20) /* unmapped at a time */
 
 struct rig {
-	struct kvmguest guest;
-	struct gmem gmem;
-	struct gate gate;
-	struct places *ps; /* firn's own way; else NULL */
-	struct place *p;
+	struct kvmplaces k;
+	struct place *p; /* firn's own way; else NULL */
 	unsigned char *hva;
 	int fd;
 	uint32_t slot;
@@ -50,10 +46,8 @@ static void fail(const char *what)
 static void guest_writes(
     struct rig *g, const struct kvmguest_write *w, uint32_t n)
 {
-	gate_enter(&g->gate);
-	if (kvmguest_do(&g->guest, w, n) < 0)
+	if (kvmplaces_do(&g->k, w, n) < 0)
 		fail("guest");
-	gate_leave(&g->gate);
 }
 
 static void touch_all(struct rig *g)
@@ -82,7 +76,7 @@ static void add_slot(struct rig *g, unsigned char *hva)
 {
 	struct gmem_bank b = {.gpa = GPA, .len = LEN, .hva = hva};
 	struct err e = {0};
-	int slot = gmem_add(&g->gmem, &b, &e);
+	int slot = gmem_add(&g->k.gmem, &b, &e);
 
 	if (slot < 0)
 		fail(e.msg);
@@ -95,9 +89,7 @@ static void make_place(struct rig *g)
 	struct place_info info;
 	struct err e = {0};
 
-	g->ps = places_new(&g->gmem, &g->gate,
-	    open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
-	if (place_make(g->ps, "bench", GPA, LEN, &g->p, &e) < 0)
+	if (place_make(g->k.ps, "bench", GPA, LEN, &g->p, &e) < 0)
 		fail(e.msg);
 	place_info(g->p, &info);
 	g->hva = info.hva;
@@ -107,10 +99,8 @@ static void start(struct rig *g, bool firn)
 {
 	memset(g, 0, sizeof(*g));
 	g->fd = -1;
-	if (kvmguest_open(&g->guest) < 0)
-		fail("kvm");
-	gmem_init(&g->gmem, g->guest.vm, 39);
-	gate_init(&g->gate, NULL, NULL);
+	if (kvmplaces_open(&g->k) < 0)
+		exit(1);
 	if (firn) {
 		make_place(g);
 	} else {
@@ -125,15 +115,12 @@ static void start(struct rig *g, bool firn)
 
 static void finish(struct rig *g)
 {
-	if (g->ps != NULL) {
-		places_free(g->ps);
-	} else {
-		(void)gmem_del(&g->gmem, g->slot, NULL);
+	if (g->p == NULL) {
+		(void)gmem_del(&g->k.gmem, g->slot, NULL);
 		(void)munmap(g->hva, LEN);
 		(void)close(g->fd);
 	}
-	kvmguest_close(&g->guest);
-	gate_fini(&g->gate);
+	kvmplaces_close(&g->k);
 }
 
 static void *write_on(void *arg)
@@ -175,7 +162,7 @@ static void slot_swap(struct rig *g, unsigned char *elsewhere)
 {
 	struct err e = {0};
 
-	if (gmem_del(&g->gmem, g->slot, &e) < 0)
+	if (gmem_del(&g->k.gmem, g->slot, &e) < 0)
 		fail(e.msg);
 	add_slot(g, elsewhere);
 }
@@ -190,13 +177,13 @@ static void freeze_so(struct rig *g, bool ahead, bool swap, struct cost *c)
 
 	if (ahead)
 		unmap_ahead(g);
-	gate_close(&g->gate);
+	gate_close(&g->k.gate);
 	t = bench_now_ns();
 	if (swap)
 		slot_swap(g, elsewhere);
 	else
 		remap(g);
-	gate_open(&g->gate);
+	gate_open(&g->k.gate);
 	c->pause_us = (double)(bench_now_ns() - t) / 1e3;
 	if (swap)
 		(void)munmap(old, LEN);
@@ -208,7 +195,7 @@ static void freeze_firn(struct rig *g, struct cost *c)
 	struct place_frozen f;
 	struct err e = {0};
 
-	if (place_freeze(g->ps, g->p, &f, &e) < 0)
+	if (place_freeze(g->k.ps, g->p, &f, &e) < 0)
 		fail(e.msg);
 	c->pause_us = (double)f.pause_ns / 1e3;
 	c->total_us = (double)f.total_ns / 1e3;

@@ -13,8 +13,7 @@
 #include <sys/stat.h>
 
 #include "tests/chance.h"
-#include "tests/unit/kvmguest.h"
-#include "vmm/place/place.h"
+#include "tests/unit/kvmplaces.h"
 
 #define NPAGES     1500 /* neither whole words of bits nor whole chunks */
 #define SNAPS_MAX  12
@@ -38,11 +37,7 @@ struct snap {
 };
 
 struct model {
-	struct kvmguest guest;
-	struct gmem gmem;
-	struct gate gate;
-	struct places *ps;
-	int pagemap;
+	struct kvmplaces k;
 	uint64_t rng;
 	struct layer layer[LAYERS_MAX];
 	uint32_t nlayers;
@@ -70,28 +65,17 @@ static int setup(void **state)
 	struct model *m = calloc(1, sizeof(*m));
 
 	m->rng = chance_begin("place");
-	if (kvmguest_open(&m->guest) < 0) {
-		perror("kvm");
-		return -1;
-	}
-	m->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	gmem_init(&m->gmem, m->guest.vm, 39);
-	gate_init(&m->gate, NULL, NULL);
-	m->ps = places_new(&m->gmem, &m->gate, m->pagemap);
 	*state = m;
-	return m->ps == NULL ? -1 : 0;
+	return kvmplaces_open(&m->k);
 }
 
 static int teardown(void **state)
 {
 	struct model *m = *state;
 
-	places_free(m->ps);
-	gate_fini(&m->gate);
+	kvmplaces_close(&m->k);
 	for (uint32_t i = 0; i < m->nlayers; i++)
 		(void)close(m->layer[i].fd);
-	kvmguest_close(&m->guest);
-	(void)close(m->pagemap);
 	free(m);
 	return 0;
 }
@@ -214,9 +198,7 @@ static void do_guest(struct model *m, struct side *s)
 		if (rnd(m, 8) == 0)
 			place_back_chunk(s->p, word / 1024);
 	}
-	gate_enter(&m->gate);
-	assert_int_equal(kvmguest_do(&m->guest, w, n), 0);
-	gate_leave(&m->gate);
+	assert_int_equal(kvmplaces_do(&m->k, w, n), 0);
 }
 
 static void do_monitor(struct model *m, struct side *s)
@@ -230,11 +212,11 @@ static void do_monitor(struct model *m, struct side *s)
 		buf[i] = value;
 		wrote(s, word + i, value);
 	}
-	gate_enter(&m->gate);
-	assert_int_equal(
-	    gmem_write(&m->gmem, s->gpa + word * 4ULL, buf, n * sizeof(buf[0])),
+	gate_enter(&m->k.gate);
+	assert_int_equal(gmem_write(&m->k.gmem, s->gpa + word * 4ULL, buf,
+			     n * sizeof(buf[0])),
 	    0);
-	gate_leave(&m->gate);
+	gate_leave(&m->k.gate);
 }
 
 static void do_dirty(struct model *m, struct side *s)
@@ -269,8 +251,8 @@ static void do_freeze(struct model *m, struct side *s, bool sever)
 {
 	struct place_frozen f;
 	struct err e = {0};
-	int r = sever ? place_sever(m->ps, s->p, -1, &f, &e)
-		      : place_freeze(m->ps, s->p, &f, &e);
+	int r = sever ? place_sever(m->k.ps, s->p, -1, &f, &e)
+		      : place_freeze(m->k.ps, s->p, &f, &e);
 
 	if (r != 0)
 		fail_msg("%d: %s", r, e.msg);
@@ -333,7 +315,7 @@ static struct side *open_view(
 	    .layer_fd = fd,
 	    .nlayers = m->nlayers,
 	    .snapshot = 7};
-	r = place_open(m->ps, &v, &p, &e);
+	r = place_open(m->k.ps, &v, &p, &e);
 	if (r != 0)
 		fail_msg("%d: %s", r, e.msg);
 	free(runs);
@@ -374,7 +356,7 @@ static void do_view(struct model *m, struct side *s)
 		}
 	}
 	check_place(v);
-	assert_int_equal(place_close(m->ps, v->p, &e), 0);
+	assert_int_equal(place_close(m->k.ps, v->p, &e), 0);
 	free(v);
 }
 
@@ -386,7 +368,7 @@ static void test_random(void **state)
 	struct side *s;
 
 	assert_int_equal(
-	    place_make(m->ps, "ram", GPA, NPAGES * 4096ULL, &p, &e), 0);
+	    place_make(m->k.ps, "ram", GPA, NPAGES * 4096ULL, &p, &e), 0);
 	s = side_new(p);
 	for (int i = 0; i < STEPS && m->nlayers < LAYERS_MAX - 50; i++) {
 		unsigned what = rnd(m, 100);
@@ -429,9 +411,7 @@ static void *ring_run(void *arg)
 			w[i].gpa = GPA + k % RING * 5 * 4096;
 			w[i].value = k + 1;
 		}
-		gate_enter(&r->m->gate);
-		assert_int_equal(kvmguest_do(&r->m->guest, w, 37), 0);
-		gate_leave(&r->m->gate);
+		assert_int_equal(kvmplaces_do(&r->m->k, w, 37), 0);
 	}
 	return NULL;
 }
@@ -475,7 +455,7 @@ static void test_running(void **state)
 	struct side *s;
 
 	assert_int_equal(
-	    place_make(m->ps, "ram", GPA, NPAGES * 4096ULL, &p, &e), 0);
+	    place_make(m->k.ps, "ram", GPA, NPAGES * 4096ULL, &p, &e), 0);
 	s = side_new(p);
 	assert_int_equal(pthread_create(&t, NULL, ring_run, &ring), 0);
 	for (int i = 0; i < 120; i++) {
@@ -492,8 +472,8 @@ static void test_running(void **state)
 			    place_dirty(p, "x", false, &words, &n, &e), 0);
 			free(words);
 		}
-		assert_int_equal(sever ? place_sever(m->ps, p, -1, &f, &e)
-				       : place_freeze(m->ps, p, &f, &e),
+		assert_int_equal(sever ? place_sever(m->k.ps, p, -1, &f, &e)
+				       : place_freeze(m->k.ps, p, &f, &e),
 		    0);
 		for (uint32_t k = 0; k < f.nsteps; k++)
 			put_step(m, &s->map, &f.step[k]);

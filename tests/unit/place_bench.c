@@ -144,16 +144,10 @@ int __wrap_pagemap_private(
 
 int setup(void **state)
 {
-	struct rig *g = calloc(1, sizeof(*g));
+	struct kvmplaces *g = calloc(1, sizeof(*g));
 
-	if (kvmguest_open(&g->guest) < 0) {
-		perror("kvm");
+	if (kvmplaces_open(g) < 0)
 		return -1;
-	}
-	g->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	gmem_init(&g->gmem, g->guest.vm, 39);
-	gate_init(&g->gate, NULL, NULL);
-	g->ps = places_new(&g->gmem, &g->gate, g->pagemap);
 	memset(fail_in, 0, sizeof(fail_in));
 	*state = g;
 	return 0;
@@ -161,17 +155,14 @@ int setup(void **state)
 
 int teardown(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 
-	places_free(g->ps);
-	gate_fini(&g->gate);
-	kvmguest_close(&g->guest);
-	(void)close(g->pagemap);
+	kvmplaces_close(g);
 	free(g);
 	return 0;
 }
 
-struct place *make(struct rig *g)
+struct place *make(struct kvmplaces *g)
 {
 	struct err e = {0};
 	struct place *p;
@@ -181,13 +172,11 @@ struct place *make(struct rig *g)
 	return p;
 }
 
-void put(struct rig *g, uint32_t page, uint32_t value)
+void put(struct kvmplaces *g, uint32_t page, uint32_t value)
 {
 	struct kvmguest_write w = {GPA + page * 4096, value};
 
-	gate_enter(&g->gate);
-	assert_int_equal(kvmguest_do(&g->guest, &w, 1), 0);
-	gate_leave(&g->gate);
+	assert_int_equal(kvmplaces_do(g, &w, 1), 0);
 }
 
 uint32_t at(struct place *p, uint32_t page)
@@ -200,7 +189,7 @@ uint32_t at(struct place *p, uint32_t page)
 	return v;
 }
 
-void freeze(struct rig *g, struct place *p, struct place_frozen *f)
+void freeze(struct kvmplaces *g, struct place *p, struct place_frozen *f)
 {
 	struct err e = {0};
 	int r = place_freeze(g->ps, p, f, &e);
@@ -217,8 +206,8 @@ int reopen(int fd)
 	return open(path, O_RDONLY | O_CLOEXEC);
 }
 
-int open_view(struct rig *g, enum place_kind kind, const struct page_run *r,
-    size_t n, int fd, struct place **p)
+int open_view(struct kvmplaces *g, enum place_kind kind,
+    const struct page_run *r, size_t n, int fd, struct place **p)
 {
 	struct err e = {0};
 	struct place_view v = {.name = "view",
@@ -237,7 +226,7 @@ int open_view(struct rig *g, enum place_kind kind, const struct page_run *r,
 	return ret;
 }
 
-void expect_lost(struct rig *g, int r, const struct err *e)
+void expect_lost(struct kvmplaces *g, int r, const struct err *e)
 {
 	lose_in = 0;
 	assert_int_equal(r, -ENOTRECOVERABLE);

@@ -11,9 +11,8 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "tests/unit/kvmguest.h"
+#include "tests/unit/kvmplaces.h"
 #include "tests/unit/own.h"
-#include "vmm/place/place.h"
 
 #define SEALS  (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 #define GPA    0x10000000u
@@ -47,14 +46,6 @@ int __real_memfd_create(const char *name, unsigned flags);
 int __real_fcntl(int fd, int cmd, ...);
 int __real_ftruncate(int fd, off_t n);
 
-struct rig {
-	struct kvmguest guest;
-	struct gmem gmem;
-	struct gate gate;
-	struct places *ps;
-	int pagemap;
-};
-
 int setup(void **state);
 int teardown(void **state);
 
@@ -65,20 +56,20 @@ static inline int count_maps(void)
 }
 
 /* The segment "seg", of NPAGES from GPA on. */
-struct place *make(struct rig *g);
+struct place *make(struct kvmplaces *g);
 /* The guest writes (value) to the begin of a page of it. */
-void put(struct rig *g, uint32_t page, uint32_t value);
+void put(struct kvmplaces *g, uint32_t page, uint32_t value);
 /* What a page of (p) begins with. */
 uint32_t at(struct place *p, uint32_t page);
-void freeze(struct rig *g, struct place *p, struct place_frozen *f);
+void freeze(struct kvmplaces *g, struct place *p, struct place_frozen *f);
 /* The same file, read-only. */
 int reopen(int fd);
 /* Place "view" of NPAGES, of one layer; place_open()'s status. */
-int open_view(struct rig *g, enum place_kind kind, const struct page_run *r,
-    size_t n, int fd, struct place **p);
+int open_view(struct kvmplaces *g, enum place_kind kind,
+    const struct page_run *r, size_t n, int fd, struct place **p);
 /* Neither the new mapping nor the old one was to be had: (r) and (e) say so,
  * and the guest stays stopped. */
-void expect_lost(struct rig *g, int r, const struct err *e);
+void expect_lost(struct kvmplaces *g, int r, const struct err *e);
 
 #define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
 

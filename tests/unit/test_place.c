@@ -12,7 +12,7 @@
 
 static void test_make_refuses(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	char longest[FIRN_NAME_MAX + 1];
 	struct err e = {0};
 	struct place *p;
@@ -51,7 +51,7 @@ static void test_make_refuses(void **state)
 
 static void test_open_refuses(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	struct page_run r[2] = {{.page = 0, .npages = 2}};
 	struct place *p = make(g);
 	struct place_frozen f;
@@ -97,7 +97,7 @@ static void test_open_refuses(void **state)
 
 static void test_too_many_runs(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	size_t n = 24001;
 	struct page_run *r = calloc(n, sizeof(*r));
 	struct place_view v = {
@@ -115,7 +115,7 @@ static void test_too_many_runs(void **state)
 
 static void test_dirty_refuses(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	struct place *p = make(g);
 	struct err e = {0};
 	uint64_t *words;
@@ -137,7 +137,7 @@ static void test_dirty_refuses(void **state)
 
 static void test_layer_never_grows(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	struct place *p = make(g);
 	struct place_frozen f;
 	struct place_info info;
@@ -164,7 +164,7 @@ static void test_layer_never_grows(void **state)
 
 static void test_later_is_dense(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	struct place *p = make(g);
 	struct place_frozen f;
 	uint64_t resident;
@@ -203,16 +203,15 @@ static void test_later_is_dense(void **state)
 #define LARGE_NPAGES 6000u
 
 /* (n) pages from (first) on, every third of zeroes. */
-static void put_many(struct rig *g, uint32_t first, uint32_t n, uint32_t add)
+static void put_many(
+    struct kvmplaces *g, uint32_t first, uint32_t n, uint32_t add)
 {
 	static struct kvmguest_write w[LARGE_NPAGES];
 
 	for (uint32_t i = 0; i < n; i++)
 		w[i] = (struct kvmguest_write){
 		    GPA + (first + i) * 4096, i % 3 == 0 ? 0 : first + i + add};
-	gate_enter(&g->gate);
-	assert_int_equal(kvmguest_do(&g->guest, w, n), 0);
-	gate_leave(&g->gate);
+	assert_int_equal(kvmplaces_do(g, w, n), 0);
 }
 
 /* The layer of the only step has what put_many() wrote, densely. */
@@ -246,7 +245,7 @@ static void test_later_large(void **state)
 {
 	static const uint32_t n[] = {70, LARGE_NPAGES, 300};
 	static const size_t most[] = {SIZE_MAX, 5000, 100000};
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	struct place_frozen f;
 	struct err e = {0};
 	struct place *p;
@@ -270,7 +269,7 @@ static void test_later_large(void **state)
 
 static void test_seal_fails(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	struct place *p = make(g);
 	struct place_frozen f;
 	struct err e = {0};
@@ -305,7 +304,7 @@ static void test_seal_fails(void **state)
 
 static void test_sparse(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	uint64_t npages = 1400 * LEAF_NPAGES;
 	struct place_frozen f;
 	struct err e = {0};

@@ -35,7 +35,7 @@ static const struct page_run whole = {.npages = NPAGES};
 
 static void test_adopt(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	struct place_frozen f;
 	struct place_info info;
 	struct err e = {0};
@@ -78,7 +78,7 @@ static void test_adopt(void **state)
 
 static void test_adopt_refuses(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	int good = memory(OWNED, 42);
 	int sealed = memory(SEALS, 42);
 	int loose = memory(F_SEAL_SHRINK, 42);
@@ -107,7 +107,7 @@ static void test_adopt_refuses(void **state)
 	(void)close(loose);
 }
 
-static int op_adopt(struct rig *g, int fd, struct place **p)
+static int op_adopt(struct kvmplaces *g, int fd, struct place **p)
 {
 	struct place_view v = {.name = "own",
 	    .kind = PLACE_SEGMENT,
@@ -127,7 +127,7 @@ static void test_fail_adopt(void **state)
 
 	for (enum seam s = 0; s < NSEAMS; s++)
 		for (int n = 1; n < TIMES; n++) {
-			struct rig *g;
+			struct kvmplaces *g;
 			struct place *p;
 			int fd = memory(OWNED, 42);
 			int fds;

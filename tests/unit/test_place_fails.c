@@ -6,29 +6,29 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-typedef int op_fn(struct rig *g, struct place *p, struct err *e);
+typedef int op_fn(struct kvmplaces *g, struct place *p, struct err *e);
 
-static int op_freeze(struct rig *g, struct place *p, struct err *e)
+static int op_freeze(struct kvmplaces *g, struct place *p, struct err *e)
 {
 	struct place_frozen f;
 
 	return place_freeze(g->ps, p, &f, e);
 }
 
-static int op_sever(struct rig *g, struct place *p, struct err *e)
+static int op_sever(struct kvmplaces *g, struct place *p, struct err *e)
 {
 	struct place_frozen f;
 
 	return place_sever(g->ps, p, -1, &f, e);
 }
 
-static int op_make(struct rig *g, struct place *p, struct err *e)
+static int op_make(struct kvmplaces *g, struct place *p, struct err *e)
 {
 	(void)p;
 	return place_make(g->ps, "other", 0, 3 << 20, &p, e);
 }
 
-static int op_dirty(struct rig *g, struct place *p, struct err *e)
+static int op_dirty(struct kvmplaces *g, struct place *p, struct err *e)
 {
 	uint64_t *words = NULL;
 	uint64_t n;
@@ -41,7 +41,7 @@ static int op_dirty(struct rig *g, struct place *p, struct err *e)
 	return r;
 }
 
-static int op_open(struct rig *g, struct place *p, struct err *e)
+static int op_open(struct kvmplaces *g, struct place *p, struct err *e)
 {
 	struct page_run r[2] = {{.page = 3, .npages = 1, .layer = RUN_ZERO},
 	    {.page = 5, .npages = 3, .index = 2}};
@@ -98,7 +98,8 @@ static bool sealing(op_fn *op, int n)
 }
 
 /* One failure of (op) at the (n)th call of (s). True when there was one. */
-static bool fail_once(struct rig *g, op_fn *op, bool frozen, enum seam s, int n)
+static bool fail_once(
+    struct kvmplaces *g, op_fn *op, bool frozen, enum seam s, int n)
 {
 	uint32_t want[10] = {0, 11, 12, 0, 0, 15};
 	struct place *p = make(g);

@@ -28,8 +28,8 @@ static int other_file(uint32_t changed, uint32_t value)
 
 static struct place_relayed relayed;
 
-static int relay(
-    struct rig *g, struct place *p, enum place_kind kind, int fd, struct err *e)
+static int relay(struct kvmplaces *g, struct place *p, enum place_kind kind,
+    int fd, struct err *e)
 {
 	const struct page_run r[2] = {{.page = 0, .npages = 4},
 	    {.page = 4, .npages = FROZEN - 4, .index = 4}};
@@ -45,7 +45,7 @@ static int relay(
 }
 
 /* Frozen twice, and written since: page 3 is 33 as frozen, page 7 77 as not. */
-static struct place *frozen_and_written(struct rig *g)
+static struct place *frozen_and_written(struct kvmplaces *g)
 {
 	struct place *p = make(g);
 	struct place_frozen f;
@@ -71,7 +71,7 @@ static void expect_written(struct place *p)
 
 static void test_relay(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	struct place *p = frozen_and_written(g);
 	int fd = other_file(3, 33);
 	struct place_frozen f;
@@ -97,8 +97,8 @@ static void test_relay(void **state)
 	(void)close(fd);
 }
 
-static void freeze_pages(
-    struct rig *g, struct place *p, uint32_t first, uint32_t n, uint32_t value)
+static void freeze_pages(struct kvmplaces *g, struct place *p, uint32_t first,
+    uint32_t n, uint32_t value)
 {
 	struct place_frozen f;
 
@@ -108,7 +108,7 @@ static void freeze_pages(
 	place_frozen_done(p, f.nsteps);
 }
 
-static void expect_copies(struct rig *g, struct place *p, uint32_t first,
+static void expect_copies(struct kvmplaces *g, struct place *p, uint32_t first,
     uint32_t n, uint64_t cold, uint64_t warm)
 {
 	struct place_frozen f;
@@ -124,7 +124,7 @@ static void expect_copies(struct rig *g, struct place *p, uint32_t first,
 /* Pages that freezes copied are cold once none of so many more did. */
 static void test_copies(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	struct place *p = make(g);
 	int fd = other_file(0, 1);
 	struct err e = {0};
@@ -149,7 +149,7 @@ static void test_copies(void **state)
 
 static void test_relay_views(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	const struct page_run r = {.npages = FROZEN};
 	int fd[2] = {other_file(0, 1), other_file(0, 1)};
 	struct err e = {0};
@@ -169,7 +169,7 @@ static void test_relay_views(void **state)
 
 static void test_relay_refuses(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	struct place *p = make(g);
 	int fd = other_file(0, 1);
 	struct place_frozen f;
@@ -196,7 +196,7 @@ static void test_fail_relay(void **state)
 
 		for (int n = 1; r != 0; n++) {
 			void *rig;
-			struct rig *g;
+			struct kvmplaces *g;
 			struct place *p;
 			struct err e = {0};
 			int fd = other_file(3, 33);
@@ -221,7 +221,7 @@ static void test_fail_relay(void **state)
 
 static void test_lost_relay(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	struct place *p = frozen_and_written(g);
 	int fd = other_file(3, 33);
 	struct err e = {0};

@@ -10,7 +10,7 @@
 #define SMALL_RING   64u         /* pages that are written meanwhile */
 
 struct writer {
-	struct rig *g;
+	struct kvmplaces *g;
 	bool stop;
 	uint32_t round; /* that all of the ring was last written in */
 };
@@ -26,10 +26,7 @@ static void *write_rounds(void *arg)
 			list[i] = (struct kvmguest_write){
 			    GPA + i * (SMALL_NPAGES / SMALL_RING) * 4096,
 			    w->round + 1};
-		gate_enter(&w->g->gate);
-		assert_int_equal(
-		    kvmguest_do(&w->g->guest, list, SMALL_RING), 0);
-		gate_leave(&w->g->gate);
+		assert_int_equal(kvmplaces_do(w->g, list, SMALL_RING), 0);
 		w->round++;
 	}
 	return NULL;
@@ -79,7 +76,7 @@ static uint64_t dirty_count(struct place *p)
  * that writes is of one instant too, and all that follows goes on. */
 static void test_small_pages(void **state)
 {
-	struct rig *g = *state;
+	struct kvmplaces *g = *state;
 	struct writer w = {.g = g};
 	struct place_frozen f;
 	struct err e = {0};

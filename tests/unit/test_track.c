@@ -13,9 +13,8 @@
 #include <sys/sysinfo.h>
 
 #include "tests/chance.h"
-#include "tests/unit/kvmguest.h"
+#include "tests/unit/kvmplaces.h"
 #include "vmm/mem/pagemap.h"
-#include "vmm/place/place.h"
 #include "vmm/place/track.h"
 
 #define SEALS  (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
@@ -102,11 +101,7 @@ int __wrap_pagemap_sets(
 /* --- the bench ------------------------------------------------------------ */
 
 struct rig {
-	struct kvmguest guest;
-	struct gmem gmem;
-	struct gate gate;
-	struct places *ps;
-	int pagemap;
+	struct kvmplaces k;
 	int uffd;
 	int layer; /* sealed, read-only */
 	uint64_t rng;
@@ -152,19 +147,13 @@ static int setup(void **state)
 	no_scan = no_register = swaps = false;
 	fail_lock = locked = fail_calloc = fail_sets = 0;
 	g->rng = chance_begin("track");
-	if (kvmguest_open(&g->guest) < 0) {
-		perror("kvm");
+	if (kvmplaces_open(&g->k) < 0)
 		return -1;
-	}
-	g->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	g->uffd = track_open();
 	g->layer = make_layer();
 	if (g->uffd < 0 || g->layer < 0)
 		return -1;
-	gmem_init(&g->gmem, g->guest.vm, 39);
-	gate_init(&g->gate, NULL, NULL);
-	g->ps = places_new(&g->gmem, &g->gate, g->pagemap);
-	places_track(g->ps, g->uffd);
+	places_track(g->k.ps, g->uffd);
 	*state = g;
 	return 0;
 }
@@ -173,10 +162,7 @@ static int teardown(void **state)
 {
 	struct rig *g = *state;
 
-	places_free(g->ps);
-	gate_fini(&g->gate);
-	kvmguest_close(&g->guest);
-	(void)close(g->pagemap);
+	kvmplaces_close(&g->k);
 	(void)close(g->uffd);
 	(void)close(g->layer);
 	free(g);
@@ -203,7 +189,7 @@ static int open_view(
 	    .layer_fd = &g->layer,
 	    .nlayers = 1,
 	    .track = track};
-	int r = place_open(g->ps, &v, p, &e);
+	int r = place_open(g->k.ps, &v, p, &e);
 
 	assert_int_equal(e.code, r);
 	return r;
@@ -215,7 +201,7 @@ static uint32_t look(struct rig *g, uint64_t page)
 	uint32_t v = 0;
 
 	assert_int_equal(
-	    gmem_read(&g->gmem, GPA + page * 4096 + 0, &v, sizeof(v)), 0);
+	    gmem_read(&g->k.gmem, GPA + page * 4096 + 0, &v, sizeof(v)), 0);
 	return v;
 }
 
@@ -223,9 +209,7 @@ static void guest_writes(struct rig *g, uint64_t page)
 {
 	struct kvmguest_write w = {GPA + (uint32_t)page * 4096, 77};
 
-	gate_enter(&g->gate);
-	assert_int_equal(kvmguest_do(&g->guest, &w, 1), 0);
-	gate_leave(&g->gate);
+	assert_int_equal(kvmplaces_do(&g->k, &w, 1), 0);
 }
 
 static bool bit(const uint64_t *w, uint64_t i)
@@ -333,7 +317,7 @@ static void test_untracked_has_more(void **state)
 	assert_false(info.tracked);
 	for (uint32_t i = 0; i < 20; i++)
 		(void)look(g, rnd(g, HOLE));
-	assert_int_equal(pagemap_sets(g->pagemap, info.hva, NPAGES, r, w), 0);
+	assert_int_equal(pagemap_sets(g->k.pagemap, info.hva, NPAGES, r, w), 0);
 	for (uint32_t i = 0; i < NWORDS; i++)
 		n += (uint64_t)__builtin_popcountll(r[i]);
 	print_message(
@@ -357,7 +341,7 @@ static void test_freeze(void **state)
 	(void)look(g, HOLE + 3);
 	guest_writes(g, 9);
 	for (int i = 0; i < 3; i++) {
-		assert_int_equal(place_freeze(g->ps, p, &f, &e), 0);
+		assert_int_equal(place_freeze(g->k.ps, p, &f, &e), 0);
 		assert_true(bit(f.sets.reads, 5));
 		assert_true(bit(f.sets.reads, HOLE + 3));
 		assert_true(bit(f.sets.writes, 9));
@@ -386,7 +370,7 @@ static void test_segment(void **state)
 	volatile uint64_t *word;
 
 	assert_int_equal(
-	    place_make_tracked(g->ps, "t", NPAGES * 4096ULL, &p, &e), 0);
+	    place_make_tracked(g->k.ps, "t", NPAGES * 4096ULL, &p, &e), 0);
 	place_info(p, &info);
 	assert_int_equal(info.kind, PLACE_SEGMENT);
 	assert_int_equal(place_flags(&info), FIRN_SEG_TRACKED);
@@ -400,23 +384,25 @@ static void test_segment(void **state)
 			assert_int_equal(bit(s.writes, k), k == 9);
 		}
 		place_sets_free(&s);
-		assert_int_equal(place_freeze(g->ps, p, &f, &e), 0);
+		assert_int_equal(place_freeze(g->k.ps, p, &f, &e), 0);
 		assert_int_equal(f.dirty_pages, 1 - i);
 		assert_true(bit(f.sets.writes, 9));
 		place_sets_free(&f.sets);
 		place_frozen_done(p, f.nsteps);
 	}
-	assert_int_equal(place_sever(g->ps, p, -1, &f, &e), -EPERM);
-	assert_int_equal(place_close(g->ps, p, &e), -EPERM);
-	assert_int_equal(place_make_tracked(g->ps, "t", 4096, &p, &e), -EEXIST);
-	assert_int_equal(place_make_tracked(g->ps, "u", 77, &p, &e), -EINVAL);
-	assert_int_equal(place_make_tracked(g->ps, "u", 0, &p, &e), -EINVAL);
-	assert_int_equal(place_make_tracked(g->ps, "", 4096, &p, &e), -EINVAL);
-	places_track(g->ps, -1);
+	assert_int_equal(place_sever(g->k.ps, p, -1, &f, &e), -EPERM);
+	assert_int_equal(place_close(g->k.ps, p, &e), -EPERM);
 	assert_int_equal(
-	    place_make_tracked(g->ps, "u", 4096, &p, &e), -ENOTSUP);
-	places_track(g->ps, g->uffd);
-	assert_null(places_by_name(g->ps, "u"));
+	    place_make_tracked(g->k.ps, "t", 4096, &p, &e), -EEXIST);
+	assert_int_equal(place_make_tracked(g->k.ps, "u", 77, &p, &e), -EINVAL);
+	assert_int_equal(place_make_tracked(g->k.ps, "u", 0, &p, &e), -EINVAL);
+	assert_int_equal(
+	    place_make_tracked(g->k.ps, "", 4096, &p, &e), -EINVAL);
+	places_track(g->k.ps, -1);
+	assert_int_equal(
+	    place_make_tracked(g->k.ps, "u", 4096, &p, &e), -ENOTSUP);
+	places_track(g->k.ps, g->uffd);
+	assert_null(places_by_name(g->k.ps, "u"));
 }
 
 /* --- refusals and failures ------------------------------------------------ */
@@ -435,9 +421,9 @@ static void test_refuses(void **state)
 	struct err e = {0};
 	int fds = count_fds();
 
-	places_track(g->ps, -1);
+	places_track(g->k.ps, -1);
 	assert_int_equal(open_view(g, PLACE_VIEW_RO, true, &p), -ENOTSUP);
-	places_track(g->ps, g->uffd);
+	places_track(g->k.ps, g->uffd);
 	no_register = true;
 	assert_int_equal(open_view(g, PLACE_VIEW_RO, true, &p), -EPERM);
 	no_register = false;
@@ -446,19 +432,19 @@ static void test_refuses(void **state)
 	assert_int_equal(open_view(g, PLACE_VIEW_RO, true, &p), -ENOMEM);
 	assert_int_equal(locked, 1);
 	assert_int_equal(count_maps(), 0);
-	assert_null(places_nth(g->ps, 0));
+	assert_null(places_nth(g->k.ps, 0));
 	fail_lock = 0;
 	assert_int_equal(open_view(g, PLACE_VIEW_RO, true, &p), 0);
 	assert_int_equal(locked, 2);
-	assert_int_equal(place_close(g->ps, p, NULL), 0);
+	assert_int_equal(place_close(g->k.ps, p, NULL), 0);
 	swaps = false;
 	assert_int_equal(open_view(g, PLACE_VIEW_COW, false, &p), 0);
 	assert_int_equal(locked, 2);
 	assert_int_equal(place_touched(p, &s, &e), -EPERM);
-	assert_int_equal(place_close(g->ps, p, NULL), 0);
+	assert_int_equal(place_close(g->k.ps, p, NULL), 0);
 	assert_int_equal(open_view(g, PLACE_VIEW_COW, true, &p), 0);
-	assert_int_equal(place_sever(g->ps, p, -1, &f, &e), -EPERM);
-	assert_int_equal(place_close(g->ps, p, NULL), 0);
+	assert_int_equal(place_sever(g->k.ps, p, -1, &f, &e), -EPERM);
+	assert_int_equal(place_close(g->k.ps, p, NULL), 0);
 	assert_int_equal(count_maps(), 0);
 	assert_int_equal(count_fds(), fds);
 }
@@ -504,8 +490,8 @@ static void test_failures_lose_nothing(void **state)
 		assert_null(s.writes);
 	}
 	fail_sets = 1;
-	assert_true(place_freeze(g->ps, p, &f, &e) < 0);
-	assert_int_equal(place_freeze(g->ps, p, &f, &e), 0);
+	assert_true(place_freeze(g->k.ps, p, &f, &e) < 0);
+	assert_int_equal(place_freeze(g->k.ps, p, &f, &e), 0);
 	assert_int_equal(f.dirty_pages, 1);
 	assert_true(bit(f.sets.reads, 5));
 	assert_true(bit(f.sets.writes, 9));
