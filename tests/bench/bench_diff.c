@@ -7,7 +7,8 @@
 #include <string.h>
 
 #include "tests/bench/bench.h"
-#include "vmm/map/map.h"
+#include "tests/bench/nodes.h"
+#include "tests/chance.h"
 
 #define GIB_NPAGES (1ULL << 18)
 #define TIB_NPAGES (1ULL << 28)
@@ -25,21 +26,6 @@ struct rig {
 	uint64_t node_bytes; /* that one derivation added */
 };
 
-static void *bench_alloc(void *ctx, size_t len)
-{
-	(void)ctx;
-	return malloc(len);
-}
-
-static void bench_free(void *ctx, void *p, size_t len)
-{
-	(void)ctx;
-	(void)len;
-	free(p);
-}
-
-static const struct map_ops ops = {.alloc = bench_alloc, .free = bench_free};
-
 static int add_pages(void *ctx, uint64_t page, uint64_t npages)
 {
 	(void)page;
@@ -54,16 +40,12 @@ static void spread_runs(struct rig *r, uint64_t npages, size_t n)
 	uint64_t rng = 88172645463325252ULL;
 
 	r->nruns = n;
-	for (size_t i = 0; i < n; i++) {
-		rng ^= rng << 13;
-		rng ^= rng >> 7;
-		rng ^= rng << 17;
+	for (size_t i = 0; i < n; i++)
 		r->runs[i] =
-		    (struct page_run){.page = i * stride + rng % stride,
+		    (struct page_run){.page = i * stride + chance(&rng, stride),
 			.npages = 1,
 			.index = i,
 			.layer = 2};
-	}
 }
 
 /* A map that is one whole first layer, and one with (n) pages changed. */
@@ -73,7 +55,7 @@ static bool rig_make(struct rig *r, uint64_t npages, size_t n)
 	struct map zero;
 	uint64_t before;
 
-	map_store_init(&r->st, &ops);
+	map_store_init(&r->st, &nodes_of_malloc);
 	if (map_zero(npages, &zero) != 0 ||
 	    map_apply(&r->st, &zero, &all, 1, &r->base) != 0)
 		return false;

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include "tests/bench/bench.h"
+#include "tests/chance.h"
 #include "tests/rig.h"
 
 #define RUNS 7
@@ -60,11 +61,9 @@ static double random_writes(unsigned char *m, uint64_t size)
 
 	do {
 		for (unsigned i = 0; i < 4096; i++) {
-			rnd ^= rnd << 13;
-			rnd ^= rnd >> 7;
-			rnd ^= rnd << 17;
-			*(volatile uint64_t *)(void *)(m + rnd % (size / 4096) *
-							       4096) = rnd;
+			uint64_t page = chance(&rnd, size / 4096);
+
+			*(volatile uint64_t *)(void *)(m + page * 4096) = rnd;
 		}
 		writes += 4096;
 	} while (bench_now_ns() < end);

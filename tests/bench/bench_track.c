@@ -6,6 +6,7 @@
  * over the changes.
  */
 #include "tests/bench/bench.h"
+#include "tests/bench/nodes.h"
 #include "tests/rig.h"
 #include "vmm/kin/meld.h"
 
@@ -172,21 +173,6 @@ struct sides {
 	struct kin_sets sets[2];
 };
 
-static void *bench_alloc(void *ctx, size_t len)
-{
-	(void)ctx;
-	return malloc(len);
-}
-
-static void bench_free(void *ctx, void *p, size_t len)
-{
-	(void)ctx;
-	(void)len;
-	free(p);
-}
-
-static const struct map_ops ops = {.alloc = bench_alloc, .free = bench_free};
-
 /* One side has (n) pages written and as many read, all over the map. */
 static int make_side(struct sides *s, int side, uint64_t npages, uint64_t n)
 {
@@ -217,7 +203,7 @@ static int make_sides(struct sides *s, uint64_t npages, uint64_t n)
 	struct map zero;
 
 	*s = (struct sides){0};
-	map_store_init(&s->st, &ops);
+	map_store_init(&s->st, &nodes_of_malloc);
 	if (map_zero(npages, &zero) != 0 ||
 	    map_apply(&s->st, &zero, &all, 1, &s->base) != 0)
 		return -1;

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "tests/chance.h"
+#include "tests/unit/failmem.h"
 #include "tests/unit/unit.h"
 #include "vmm/layer/filetab.h"
 #include "vmm/layer/layer_copy.h"
@@ -46,19 +47,6 @@ struct world {
 
 /* --- failing calls -------------------------------------------------------- */
 
-static long fail_at = -1; /* calls until one fails; -1: none */
-
-static bool fails(void)
-{
-	return fail_at >= 0 && fail_at-- == 0;
-}
-
-void *__real_malloc(size_t n);
-void *__wrap_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__wrap_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-void *__wrap_realloc(void *p, size_t n);
 int __real_memfd_create(const char *name, unsigned flags);
 int __wrap_memfd_create(const char *name, unsigned flags);
 int __real_open(const char *path, int flags, ...);
@@ -69,21 +57,6 @@ ssize_t __real_pwrite(int fd, const void *buf, size_t n, off_t at);
 ssize_t __wrap_pwrite(int fd, const void *buf, size_t n, off_t at);
 int __real_fcntl(int fd, int cmd, ...);
 int __wrap_fcntl(int fd, int cmd, ...);
-
-void *__wrap_malloc(size_t n)
-{
-	return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-	return fails() ? NULL : __real_calloc(n, size);
-}
-
-void *__wrap_realloc(void *p, size_t n)
-{
-	return fails() ? NULL : __real_realloc(p, n);
-}
 
 int __wrap_memfd_create(const char *name, unsigned flags)
 {

@@ -5,6 +5,7 @@
  */
 /* wrap: malloc calloc realloc */
 #include "tests/chance.h"
+#include "tests/unit/failmem.h"
 #include "tests/unit/kinsets.h"
 #include "vmm/kin/kin.h"
 
@@ -14,41 +15,6 @@
 #include <string.h>
 
 #include "tests/unit/unit.h"
-
-/* --- failing memory ------------------------------------------------------- */
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t m);
-void *__real_realloc(void *p, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t m);
-void *__wrap_realloc(void *p, size_t n);
-
-static long left = -1; /* allocations until one fails; negative: never */
-
-static int fails(void)
-{
-	if (left == 0)
-		return 1;
-	if (left > 0)
-		left--;
-	return 0;
-}
-
-void *__wrap_malloc(size_t n)
-{
-	return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t m)
-{
-	return fails() ? NULL : __real_calloc(n, m);
-}
-
-void *__wrap_realloc(void *p, size_t n)
-{
-	return fails() ? NULL : __real_realloc(p, n);
-}
 
 /* --- sets ----------------------------------------------------------------- */
 
@@ -188,18 +154,18 @@ static void sets_without_memory(void **state)
 	(void)state;
 	memset(w, 0x55, sizeof(w));
 	for (long n = 0; n < 2; n++) {
-		left = n;
+		fail_at = n;
 		assert_int_equal(extset_of_bits(w, NBITS, &s), -ENOMEM);
 		assert_int_equal(s.n, 0);
 	}
-	left = -1;
+	fail_at = -1;
 	assert_int_equal(extset_of_bits(w, NBITS, &s), 0);
-	left = 0;
+	fail_at = 0;
 	assert_int_equal(extset_unite(both, 2, &out), -ENOMEM);
 	assert_int_equal(extset_cut(&s, &s, &out), -ENOMEM);
 	assert_int_equal(extset_less(&s, &none, &out), -ENOMEM);
 	assert_int_equal(out.n, 0);
-	left = -1;
+	fail_at = -1;
 	extset_free(&s);
 }
 
@@ -415,24 +381,24 @@ static void records_without_memory(void **state)
 	struct kin *k;
 
 	(void)state;
-	left = 0;
+	fail_at = 0;
 	kin_died(b);
 	assert_int_equal(all.n, 2);
 	assert_int_equal(since(c, a, &tracked, &out), -ENOMEM);
 	assert_null(kin_new(&all, 1));
-	left = -1;
+	fail_at = -1;
 	k = kin_new(&all, 4);
 	kin_descend(k, c, 0);
-	left = 0;
+	fail_at = 0;
 	assert_int_equal(kin_track(k, &s), -ENOMEM);
 	assert_false(kin_tracked(k));
-	left = -1;
+	fail_at = -1;
 	assert_int_equal(kin_track(k, &s), 0);
 	for (long n = 0; n < 3; n++) {
-		left = n;
+		fail_at = n;
 		assert_int_equal(since(k, a, &tracked, &out), -ENOMEM);
 	}
-	left = -1;
+	fail_at = -1;
 	assert_int_equal(since(k, a, &tracked, &out), 0);
 	assert_true(tracked);
 	assert_int_equal(out.reads.pages, 3);
@@ -441,9 +407,9 @@ static void records_without_memory(void **state)
 	for (uint64_t i = 0; i < 200; i++) {
 		struct kin *next = child(&all, k, i);
 
-		left = 0;
+		fail_at = 0;
 		kin_died(k);
-		left = -1;
+		fail_at = -1;
 		k = next;
 	}
 	assert_int_equal(all.n, 3);
@@ -625,5 +591,6 @@ int main(void)
 	    cmocka_unit_test(random_families),
 	};
 
+	fail_on = true;
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "tests/chance.h"
+#include "tests/unit/failmem.h"
 #include "vmm/layer/filetab.h"
 #include "vmm/layer/layer.h"
 
@@ -29,35 +30,6 @@
 #define RUNS    40
 #define NOWHERE UINT32_MAX
 #define SEALS   (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
-
-static long fail_at = -1; /* allocations until one fails; -1: none */
-
-static bool fails(void)
-{
-	return fail_at >= 0 && fail_at-- == 0;
-}
-
-void *__real_malloc(size_t n);
-void *__wrap_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__wrap_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-void *__wrap_realloc(void *p, size_t n);
-
-void *__wrap_malloc(size_t n)
-{
-	return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-	return fails() ? NULL : __real_calloc(n, size);
-}
-
-void *__wrap_realloc(void *p, size_t n)
-{
-	return fails() ? NULL : __real_realloc(p, n);
-}
 
 /* Where a page is: a file's number in the set, and the page there. */
 struct where {

@@ -5,7 +5,8 @@
 #define TESTS_BENCH_CURVES_CURVES_H
 
 #include "tests/bench/bench.h"
-#include "vmm/map/map.h"
+#include "tests/bench/nodes.h"
+#include "tests/chance.h"
 
 static inline void curve_point(
     const char *chart, const char *series, double x, double y)
@@ -23,14 +24,6 @@ static inline uint64_t curve_cpu_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-static inline uint64_t curve_rnd(uint64_t *s)
-{
-	*s ^= *s << 13;
-	*s ^= *s >> 7;
-	*s ^= *s << 17;
-	return *s;
-}
-
 /*
  * (n) single pages of (npages), spread evenly with a random place each: (part)
  * of (parts) of every stride, so that lists of different parts have no page in
@@ -44,24 +37,11 @@ static inline void curve_runs(struct page_run *r, size_t n, uint64_t npages,
 
 	for (size_t i = 0; i < n; i++)
 		r[i] = (struct page_run){
-		    .page = i * stride + part * room + curve_rnd(seed) % room,
+		    .page = i * stride + part * room + chance(seed, room),
 		    .npages = 1,
 		    .index = i,
 		    .layer = layer,
 		};
-}
-
-static inline void *curve_alloc(void *ctx, size_t len)
-{
-	(void)ctx;
-	return malloc(len);
-}
-
-static inline void curve_free(void *ctx, void *p, size_t len)
-{
-	(void)ctx;
-	(void)len;
-	free(p);
 }
 
 #endif /* TESTS_BENCH_CURVES_CURVES_H */

@@ -81,7 +81,7 @@ static bool bed_make(struct bed *b, uint64_t npages, size_t n, bool arena)
 
 	*b = (struct bed){.n = n, .seed = 88172645463325252ULL};
 	arena_init(&b->nodes, map_node_len());
-	b->ops = (struct map_ops){.alloc = curve_alloc, .free = curve_free};
+	b->ops = nodes_of_malloc;
 	if (arena)
 		b->ops = (struct map_ops){
 		    .alloc = node_alloc, .free = node_free, .ctx = &b->nodes};

@@ -38,7 +38,7 @@ static size_t some_pages(struct page_run *r, uint32_t layer, uint64_t *seed)
 
 	for (size_t i = 0; i < PAGES; i++)
 		r[i] = (struct page_run){
-		    .page = curve_rnd(seed) % GIB, .npages = 1, .layer = layer};
+		    .page = chance(seed, GIB), .npages = 1, .layer = layer};
 	qsort(r, PAGES, sizeof(*r), by_page);
 	for (size_t i = 0; i < PAGES; i++)
 		if (n == 0 || r[n - 1].page != r[i].page)
