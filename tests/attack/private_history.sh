@@ -7,24 +7,6 @@
 
 start_daemon
 secret=0x3145524f43455331 # 1SECORE1, as the bytes of a page
-lines=0
-# begin NAME ARGS: a toucher; say NAME WORDS: a line of its input, answer $said.
-begin() {
-	mkfifo "$T/$1.in"
-	eval "exec {in_$1}<>\"\$T/$1.in\""
-	"$FIRN" run --mem 16M --detach --name "$@" "$GUESTS/touch" <"$T/$1.in" \
-	    >"$T/$1.out" 2>"$T/$1.err"
-	until_true 20 grep -q ready "$T/$1.out"
-}
-say() {
-	local name=$1 fd=in_$1
-	shift
-	lines=$(wc -l <"$T/$name.out")
-	echo "$*" >&"${!fd}"
-	until_true 20 eval '[ "$(wc -l <"$T/$name.out")" -gt $lines ]' ||
-	    { not_ok "touch: $*" "no answer: $(cat "$T/$name.err")"; exit 1; }
-	said=$(tail -n 1 "$T/$name.out")
-}
 monitor() {
 	"$FIRN" ps --json | jq ".vms[] | select(.name == \"$1\") | .pid"
 }
@@ -49,7 +31,7 @@ versions() {
 	"$FIRN" freeze "p:$1" --name "$1/2" >/dev/null
 }
 
-begin p --segment open=4M --segment own=4M,private-history
+toucher p --mem 16M --segment open=4M --segment own=4M,private-history
 versions open
 versions own
 is "it is shown of the segment" "$("$FIRN" segments p --json |
@@ -59,19 +41,19 @@ is "and of its snapshots" "$("$FIRN" show own/2 --json | jq .private_history)" \
 is "and of no other" "$("$FIRN" show open/2 --json | jq .private_history)" null
 
 # --- as it is without, which also tells that this test can see ----------------------
-begin a
+toucher a --mem 16M
 "$FIRN" map a open/2 --name v >/dev/null
 is "without: the files have version 1" "$(leaks a | sed 's/[1-9][0-9]*/some/')" \
     some
 
 # --- read-only, copy-on-write, tracked, /snap ---------------------------------------
-begin r
+toucher r --mem 16M
 "$FIRN" map r own/2 --name v >/dev/null
 is "read-only: no page of version 1" "$(leaks r)" 0
 say r find v
 say r read 5 6 9 700 1
 is "and version 2 is all there" "$said" "ok 2 1 2 2 0"
-begin w
+toucher w --mem 16M
 works "copy-on-write, tracked" "$FIRN" map w own/2 --cow --track --name v
 is "no page of version 1" "$(leaks w)" 0
 is "a view inherits it" "$("$FIRN" segments w --json |
@@ -90,7 +72,7 @@ say w write 3 11
 "$FIRN" freeze w:v --name d2 >/dev/null
 is "a descendant inherits it" "$("$FIRN" show d2 --json |
     jq .private_history)" true
-begin x
+toucher x --mem 16M
 "$FIRN" map x d2 --name v >/dev/null
 is "of a descendant: none either" "$(leaks x)" 0
 say x find v
@@ -126,7 +108,7 @@ is "and none after others were dropped" "$(leaks r) $(leaks w) $(leaks x)" \
 # --- by a guest --------------------------------------------------------------------
 say p make mine 2097152 8
 versions mine
-begin y
+toucher y --mem 16M
 "$FIRN" map y mine/2 >/dev/null
 is "a guest makes one: none" "$(leaks y)" 0
 say p make bad 4096 32

@@ -157,6 +157,32 @@ stamp_round() {
 	    sort -nu >"$T/round"
 }
 
+# toucher NAME [OPTION...]: a detached touch guest.
+declare -A touch_in
+toucher() {
+	local name=$1 fd
+	shift
+	mkfifo "$T/$name.in"
+	exec {fd}<>"$T/$name.in"
+	touch_in[$name]=$fd
+	"$FIRN" run --detach --name "$name" "$@" "$GUESTS/touch" \
+	    <"$T/$name.in" >"$T/$name.out" 2>"$T/$name.err" &&
+	    until_true 20 grep -q ready "$T/$name.out" && return
+	not_ok "toucher $name starts" "$(cat "$T/$name.err")"
+	exit 1
+}
+
+# say NAME WORDS...: a line to that toucher; its answer is in $said.
+say() {
+	local name=$1 n
+	shift
+	n=$(wc -l <"$T/$name.out")
+	echo "$*" >&"${touch_in[$name]}"
+	until_true 20 eval '[ "$(wc -l <"$T/$name.out")" -gt $n ]' ||
+	    { not_ok "$name: $*" "no answer: $(cat "$T/$name.err")"; exit 1; }
+	said=$(sed -n "$((n + 1))p" "$T/$name.out")
+}
+
 finish() {
 	local status=$?
 	stop_daemon

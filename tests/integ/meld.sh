@@ -9,30 +9,6 @@ stamper v $n || { not_ok "a stamper starts" "$(cat "$T/v.err")"; exit 1; }
 stamp_round v
 "$FIRN" freeze v:data --name base >/dev/null
 
-# toucher NAME [OPTION...]: a guest that does what say NAME ... tells it.
-declare -A lines fd
-next_fd=10
-toucher() {
-	local name=$1
-	shift
-	mkfifo "$T/$name.in"
-	fd[$name]=$next_fd
-	eval "exec $next_fd<>\"$T/$name.in\""
-	next_fd=$((next_fd + 1))
-	lines[$name]=2 # its name, and that it is ready
-	"$FIRN" run --detach --name "$name" "$@" "$GUESTS/touch" \
-	    <"$T/$name.in" >"$T/$name.out" 2>"$T/$name.err"
-}
-say() {
-	local name=$1
-	shift
-	echo "$*" >&"${fd[$name]}"
-	lines[$name]=$((lines[$name] + 1))
-	until_true 20 eval \
-	    '[ "$(wc -l <"$T/'"$name"'.out")" -ge '"${lines[$name]}"' ]' ||
-	    { not_ok "$name: $*" "no answer"; exit 1; }
-	said=$(sed -n "${lines[$name]}p" "$T/$name.out")
-}
 # begin VIEW SNAP [OPTION]: both guests show SNAP as VIEW, tracked.
 begin() {
 	local g

@@ -10,19 +10,7 @@ stamper v $n || { not_ok "a stamper starts" "$(cat "$T/v.err")"; exit 1; }
 for _ in 1 2 3 4; do stamp_round v; done
 "$FIRN" freeze v:data --name s0 >/dev/null
 
-mkfifo "$T/t.in"
-exec 6<>"$T/t.in"
-"$FIRN" run --detach --name t --give "g=s0" "$GUESTS/touch" <"$T/t.in" \
-    >"$T/t.out" 2>"$T/t.err"
-lines=2 # its name, and that it is ready
-# say WORDS: one line of the toucher's input; its answer is in $said.
-say() {
-	echo "$*" >&6
-	lines=$((lines + 1))
-	until_true 20 eval '[ "$(wc -l <"$T/t.out")" -ge $lines ]' ||
-	    { not_ok "touch: $*" "no answer"; exit 1; }
-	said=$(sed -n "${lines}p" "$T/t.out")
-}
+toucher t --give "g=s0"
 # set_of KEY: the pages of that set of view w, one a line.
 set_of() {
 	"$FIRN" track t:w --json | jq ".$1" | pages_in
@@ -34,10 +22,10 @@ is "segments says that it is tracked" "$("$FIRN" segments t --json |
     jq -c '[.segments[] | .tracked]')" '[null,true]'
 is "untouched: nothing read" "$(set_of reads)" ""
 is "untouched: nothing written" "$(set_of writes)" ""
-say find w
-say read 7
+say t find w
+say t read 7
 is "one page read: one page told" "$(set_of reads)" 7
-say write 1 9
+say t write 1 9
 is "one page written: one page told" "$(set_of writes)" 9
 is "and no page more read" "$(set_of reads)" 7
 
@@ -50,8 +38,8 @@ while [ $k -lt 20 ]; do
 	    for (i = 0; i < 40; i++) print int(rand() * n) }' >"$T/some"
 	head -n 25 "$T/some" >>"$T/read"
 	tail -n 15 "$T/some" >>"$T/write"
-	say read $(head -n 25 "$T/some")
-	say write $k $(tail -n 15 "$T/some")
+	say t read $(head -n 25 "$T/some")
+	say t write $k $(tail -n 15 "$T/some")
 	k=$((k + 1))
 done
 echo 7 >>"$T/read"
@@ -78,7 +66,7 @@ is "it differs by what was written" "$("$FIRN" diff s0 d1 --json |
     jq .pages)" "$written"
 is "it shares the rest" "$("$FIRN" show d1 --json |
     jq '.exclusive_pages')" 0
-say read 3
+say t read 3
 "$FIRN" freeze t:w --name d2 >/dev/null
 is "a freeze does not begin anew: reads" \
     "$( (cat "$T/only"; echo 3) | sort -u | grep -vxFf "$T/write" | wc -l)" \
@@ -96,13 +84,13 @@ is "a parent that is gone: the next" "$("$FIRN" show e1 --json |
     jq .parent)" "$id0"
 
 # --- by the guest itself ---------------------------------------------------------
-say map g ro+track
+say t map g ro+track
 like "a guest maps and tracks" "$said" '^ok'
 view=$("$FIRN" segments t --json | jq '.segments[-1].id')
-say read 1 2 3
+say t read 1 2 3
 is "what it read" "$("$FIRN" track "t:$view" --json |
     jq -c '[.reads.extents, .writes.extents]')" '[[[1,3]],[]]'
-say unmap
+say t unmap
 
 # --- refusals ------------------------------------------------------------------------
 refused "track of a segment" 1 "not tracked" "$FIRN" track v:data
