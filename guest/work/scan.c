@@ -11,33 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
-#include <x86intrin.h>
 
 #include "guest/lib/firn_guest.h"
+#include "guest/work/ticks.h"
 
 #define PASSES        5
 #define LEAF          (2ULL << 20)
 #define MADV_COLLAPSE 25
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static double ticks_per_us(void)
-{
-	uint64_t t0 = now_ns();
-	uint64_t c0 = __rdtsc();
-
-	while (now_ns() - t0 < 20000000)
-		;
-	return (double)(__rdtsc() - c0) * 1000 / (double)(now_ns() - t0);
-}
 
 static uint64_t sum(const uint64_t *p, uint64_t len)
 {
@@ -120,7 +101,7 @@ int main(int argc, char **argv)
 {
 	uint64_t (*pass)(const uint64_t *p, uint64_t len) =
 	    argc > 2 ? sum_leaves : sum;
-	double per_us = ticks_per_us();
+	double per_us = ticks_per_ns() * 1000;
 	double took[PASSES];
 	struct firn_segment s;
 	uint64_t check = 0;

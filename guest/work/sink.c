@@ -9,38 +9,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <x86intrin.h>
 
 #include "guest/lib/firn_guest.h"
+#include "guest/work/ticks.h"
 
 #define PAGE  4096u
 #define BATCH 4096u /* writes between looks at the clock's second */
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static double ticks_per_us(void)
-{
-	uint64_t t0 = now_ns();
-	uint64_t c0 = __rdtsc();
-
-	while (now_ns() - t0 < 20000000)
-		;
-	return (double)(__rdtsc() - c0) * 1000 / (double)(now_ns() - t0);
-}
 
 int main(int argc, char **argv)
 {
 	struct firn_segment seg;
 	uint64_t seconds = argc > 2 ? strtoull(argv[2], NULL, 0) : UINT64_MAX;
 	uint64_t rnd = 0x9e3779b97f4a7c15;
-	double per_us = ticks_per_us();
+	double per_us = ticks_per_ns() * 1000;
 	int r = argc > 1 ? firn_segment_find(argv[1], &seg) : -2;
 
 	if (r < 0) {

@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
-#include <x86intrin.h>
+
+#include "guest/work/ticks.h"
 
 #define RUNS     9
 #define COPY_LEN (64u << 20)
@@ -24,24 +24,6 @@ struct mem {
 	float *x;
 	volatile uint64_t sink;
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static double ticks_per_ns(void)
-{
-	uint64_t t0 = now_ns();
-	uint64_t c0 = __rdtsc();
-
-	while (now_ns() - t0 < 50000000)
-		;
-	return (double)(__rdtsc() - c0) / (double)(now_ns() - t0);
-}
 
 static void compute(struct mem *m)
 {

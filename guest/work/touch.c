@@ -24,9 +24,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "guest/lib/firn_guest.h"
+#include "guest/work/ticks.h"
 
 #define PAGE      4096u
 #define WORDS     4096
@@ -85,14 +85,6 @@ static void do_write(void)
 	for (int i = 2; i < nwords; i++)
 		page(num(i))[0] = num(1);
 	answer(0);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 static void do_scan(void)
