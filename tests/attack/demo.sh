@@ -37,6 +37,15 @@ for f in "$T/empty" "$T" "$T/none"; do
 done
 
 start_daemon
+# A demonstration neither stumbles over what its user has nor takes it away.
+for n in v1 v2 evil plan sold; do
+	"$FIRN" import "$T/rows.csv" --name $n >/dev/null
+done
+mine() { "$FIRN" snapshots --json | jq -r '[.snapshots[].name] | join(" ")'; }
+works "publish beside snapshots of the same names" \
+    "$FIRN" demo publish "$T/rows.csv"
+is "publish leaves the user's snapshots, and none" "$(mine)" \
+    "v1 v2 evil plan sold"
 "$FIRN" demo attack >"$T/out" 2>"$T/err" </dev/null
 is "attack" "$? $(cat "$T/err")" "0 "
 for line in 'validated [1-9][0-9]+ times, fooled 0 times' \
@@ -50,8 +59,8 @@ for line in 'validated [1-9][0-9]+ times, fooled 0 times' \
 	like "attack says: $line" "$(cat "$T/out")" "$line"
 done
 is "attack: nothing was let through" "$(grep -c THROUGH "$T/out")" 0
-is "attack leaves no snapshot" \
-    "$("$FIRN" snapshots --json | jq '.snapshots | length')" 0
+is "attack leaves the user's snapshots, and none" "$(mine)" \
+    "v1 v2 evil plan sold"
 is "attack leaves no guest" "$("$FIRN" ps --json | jq \
     '[.vms[] | select(.state != "exited")] | length')" 0
 
@@ -68,8 +77,7 @@ for line in 'box office: made 4096 seats in 256 rows' \
 done
 is "meld, as JSON: kinds of conflict" "$("$FIRN" demo meld --json 2>/dev/null |
     jq -c '[.meld.conflicts[] | .[2]]')" '["write/write","read/write"]'
-is "meld leaves no snapshot" \
-    "$("$FIRN" snapshots --json | jq '.snapshots | length')" 0
+is "meld leaves the user's snapshots, and none" "$(mine)" "v1 v2 evil plan sold"
 is "meld leaves no guest" "$("$FIRN" ps --json | jq \
     '[.vms[] | select(.state != "exited")] | length')" 0
 
@@ -80,7 +88,7 @@ kill -TERM $demo
 wait $demo
 is "a signal ends it" $? 143
 works "and leaves nothing" nothing_left
-is "and no snapshot" "$("$FIRN" snapshots --json | jq '.snapshots | length')" 0
+is "and no snapshot" "$(mine)" "v1 v2 evil plan sold"
 refused "a demonstration that is none" 2 "no demonstration" "$FIRN" demo dance
 refused "meld of a file" 2 "takes no file" "$FIRN" demo meld "$T/rows.csv"
 refused "attack of a file" 2 "takes no file" "$FIRN" demo attack "$T/rows.csv"

@@ -194,20 +194,29 @@ uint64_t demo_now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-json_t *demo_freeze(struct cli *c, struct demo_vm *vm, const char *name)
+struct demo_ref demo_ref(const struct demo_vm *vm, const char *name)
 {
-	return cli_call(c, "segment.freeze",
-	    json_pack(
-		"{s:s,s:s,s:s}", "vm", vm->ref, "segment", "db", "name", name));
+	struct demo_ref r;
+
+	(void)snprintf(r.s, sizeof(r.s), "demo%s/%.16s", vm->ref, name);
+	return r;
 }
 
-void demo_drop(struct cli *c, const char *snapshot)
+json_t *demo_freeze(struct cli *c, const struct demo_vm *owner,
+    const struct demo_vm *vm, const char *segment, const char *name)
+{
+	return cli_call(c, "segment.freeze",
+	    json_pack("{s:s,s:s,s:s}", "vm", vm->ref, "segment", segment,
+		"name", demo_ref(owner, name).s));
+}
+
+void demo_drop(struct cli *c, const struct demo_vm *owner, const char *name)
 {
 	struct firn_error e;
 
 	(void)firn_call_json(c->conn, "snapshot.drop",
-	    json_pack("{s:s}", "snapshot", snapshot), NULL, 0, NULL, NULL, NULL,
-	    &e);
+	    json_pack("{s:s}", "snapshot", demo_ref(owner, name).s), NULL, 0,
+	    NULL, NULL, NULL, &e);
 }
 
 static const struct {

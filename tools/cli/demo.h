@@ -41,9 +41,22 @@ int demo_hear(struct cli *c, struct demo_vm *vm, char *buf, size_t len);
 /* As demo_hear(), but 1 for a line, 0 when the guest closed its stdout. */
 int demo_next(struct cli *c, struct demo_vm *vm, char *buf, size_t len);
 uint64_t demo_now_ns(void);
-/* Freeze segment "db" under (name): a new reference to the result, or NULL. */
-json_t *demo_freeze(struct cli *c, struct demo_vm *vm, const char *name);
-void demo_drop(struct cli *c, const char *snapshot);
+
+/*
+ * What the service calls the snapshot that a demonstration calls (name). With
+ * the id of (vm), a guest of it, in it it is nobody else's: who runs a
+ * demonstration may have snapshots called so.
+ */
+struct demo_ref {
+	char s[64];
+};
+struct demo_ref demo_ref(const struct demo_vm *vm, const char *name);
+/* Freeze a segment of (vm) as demo_ref(owner, name): a new reference to the
+ * result, or NULL. */
+json_t *demo_freeze(struct cli *c, const struct demo_vm *owner,
+    const struct demo_vm *vm, const char *segment, const char *name);
+/* Give up demo_ref(owner, name), if there is one. */
+void demo_drop(struct cli *c, const struct demo_vm *owner, const char *name);
 
 /* (facts), an object, gets the figures that are printed; (file) may be NULL and
  * is NULL where none is taken. */

@@ -15,15 +15,21 @@
 #define SECONDS      "2"
 #define HEADER_PAGES "28" /* where a database has its length, for "check" */
 
-/* Run an attacker with snapshot "evil" to its end; prints what it says, and
- * appends it to (said). */
-static int attack(struct cli *c, json_t *said, const char *kind,
+struct show {
+	struct demo_vm pub;
+	json_t *said; /* what the attackers said */
+};
+
+/* Run an attacker with snapshot "evil" to its end; prints and keeps what it
+ * says. */
+static int attack(struct cli *c, struct show *s, const char *kind,
     const char *arg, int *status, json_t **report)
 {
+	const struct demo_ref evil = demo_ref(&s->pub, "evil");
 	const struct demo_launch l = {
 	    .argv = {"db_attack", kind, "db", arg, HEADER_PAGES},
 	    .mem = 32ULL << 20,
-	    .give = "evil",
+	    .give = evil.s,
 	};
 	struct demo_vm vm;
 	char line[200];
@@ -31,7 +37,7 @@ static int attack(struct cli *c, json_t *said, const char *kind,
 
 	while (rc == 0 && (rc = demo_next(c, &vm, line, sizeof(line))) == 1) {
 		printf("  %s\n", line);
-		(void)json_array_append_new(said, json_string(line));
+		(void)json_array_append_new(s->said, json_string(line));
 		rc = 0;
 	}
 	demo_end(c, &vm, rc != 0, status, report);
@@ -39,11 +45,11 @@ static int attack(struct cli *c, json_t *said, const char *kind,
 }
 
 static int must_be_refused(
-    struct cli *c, json_t *said, const char *kind, const char *arg)
+    struct cli *c, struct show *s, const char *kind, const char *arg)
 {
 	int status = -1;
 
-	if (attack(c, said, kind, arg, &status, NULL) != 0)
+	if (attack(c, s, kind, arg, &status, NULL) != 0)
 		return -1;
 	if (status != 0) {
 		cli_fail(c, "the attack '%s' was not refused", kind);
@@ -52,11 +58,11 @@ static int must_be_refused(
 	return 0;
 }
 
-static int write_view(struct cli *c, json_t *said)
+static int write_view(struct cli *c, struct show *s)
 {
 	json_t *report = NULL;
 	int status = -1;
-	int rc = attack(c, said, "write", NULL, &status, &report);
+	int rc = attack(c, s, "write", NULL, &status, &report);
 
 	if (rc == 0 && (status != 139 || report == NULL)) {
 		cli_fail(c, "a write to a read-only view was not refused");
@@ -70,7 +76,7 @@ static int write_view(struct cli *c, json_t *said)
 }
 
 /* Reading or allocating the holes of a sealed layer would grow it for all. */
-static int grow_layer(struct cli *c, json_t *said)
+static int grow_layer(struct cli *c, struct show *s)
 {
 	struct cli_fds f = {0};
 	int fds[64];
@@ -81,8 +87,8 @@ static int grow_layer(struct cli *c, json_t *said)
 
 	f.recv = fds;
 	f.nrecv = 64;
-	r = cli_call_fds(
-	    c, "snapshot.open", json_pack("{s:s}", "snapshot", "evil"), &f);
+	r = cli_call_fds(c, "snapshot.open",
+	    json_pack("{s:s}", "snapshot", demo_ref(&s->pub, "evil").s), &f);
 	if (r == NULL)
 		return -1;
 	if (f.nrecv < 2 || fstat(fds[1], &before) != 0) {
@@ -94,7 +100,7 @@ static int grow_layer(struct cli *c, json_t *said)
 
 		printf("  fallocate on the layer's descriptor: %s\n",
 		    e == 0 ? "LET THROUGH" : strerror(e));
-		rc = e == 0 ? -1 : must_be_refused(c, said, "holes", NULL);
+		rc = e == 0 ? -1 : must_be_refused(c, s, "holes", NULL);
 		if (rc == 0 && fstat(fds[1], &after) == 0 &&
 		    after.st_blocks == before.st_blocks)
 			printf("  the layer has %lld KiB as before\n",
@@ -110,25 +116,25 @@ static int grow_layer(struct cli *c, json_t *said)
 	return rc;
 }
 
-static int protections(struct cli *c, json_t *said)
+static int protections(struct cli *c, struct show *s)
 {
 	static const char *const kinds[] = {"forge", "wrap", "twice"};
-	int rc = write_view(c, said);
+	int rc = write_view(c, s);
 
 	for (size_t i = 0; rc == 0 && i < 3; i++)
-		rc = must_be_refused(c, said, kinds[i], NULL);
-	return rc == 0 ? grow_layer(c, said) : rc;
+		rc = must_be_refused(c, s, kinds[i], NULL);
+	return rc == 0 ? grow_layer(c, s) : rc;
 }
 
 /* Whether the publisher is as it was: it says nothing, and runs. */
 static int unharmed(struct cli *c, struct demo_vm *vm)
 {
-	json_t *r = demo_freeze(c, vm, "evil2");
+	json_t *r = demo_freeze(c, vm, vm, "db", "evil2");
 
 	if (r == NULL)
 		return -1;
 	json_decref(r);
-	demo_drop(c, "evil2");
+	demo_drop(c, vm, "evil2");
 	puts("nobody was harmed: the publisher still runs and freezes, every "
 	     "attempt was refused");
 	return 0;
@@ -152,15 +158,14 @@ static int start_evil(struct cli *c, struct demo_vm *vm)
 	    demo_say(c, vm, "flip") != 0 ||
 	    demo_hear(c, vm, line, sizeof(line)) != 0)
 		return -1;
-	r = demo_freeze(c, vm, "evil");
+	r = demo_freeze(c, vm, vm, "db", "evil");
 	json_decref(r);
 	return r == NULL ? -1 : 0;
 }
 
 int demo_attack(struct cli *c, const char *file, json_t *facts)
 {
-	json_t *said = json_array();
-	struct demo_vm evil;
+	struct show s = {.said = json_array()};
 	int rc;
 
 	(void)file;
@@ -168,15 +173,15 @@ int demo_attack(struct cli *c, const char *file, json_t *facts)
 	    "== attack: the publisher changes its database's length and back "
 	    "for ever; a reader\n   of a view of it validates the length, then "
 	    "uses it");
-	rc = start_evil(c, &evil);
+	rc = start_evil(c, &s.pub);
 	if (rc == 0)
-		rc = must_be_refused(c, said, "check", SECONDS);
+		rc = must_be_refused(c, &s, "check", SECONDS);
 	if (rc == 0)
-		rc = protections(c, said);
+		rc = protections(c, &s);
 	if (rc == 0)
-		rc = unharmed(c, &evil);
-	(void)json_object_set_new(facts, "attack", said);
-	demo_end(c, &evil, true, NULL, NULL);
-	demo_drop(c, "evil");
+		rc = unharmed(c, &s.pub);
+	(void)json_object_set_new(facts, "attack", s.said);
+	demo_drop(c, &s.pub, "evil");
+	demo_end(c, &s.pub, true, NULL, NULL);
 	return rc;
 }

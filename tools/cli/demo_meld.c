@@ -54,9 +54,7 @@ static int start(struct cli *c, struct demo_vm *vm, const char *segment)
 static int freeze(struct cli *c, struct show *s, struct demo_vm *vm,
     const char *place, const char *name)
 {
-	json_t *r = cli_call(c, "segment.freeze",
-	    json_pack("{s:s,s:s,s:s}", "vm", vm->ref, "segment", place, "name",
-		name));
+	json_t *r = demo_freeze(c, &s->office, vm, place, name);
 
 	if (r == NULL)
 		return -1;
@@ -89,8 +87,9 @@ static int show_agent(
 	char line[200];
 	char what[32];
 	json_t *r = cli_call(c, "view.map",
-	    json_pack("{s:s,s:s,s:s,s:b,s:b}", "vm", vm->ref, "snapshot", snap,
-		"name", view, "cow", 1, "track", 1));
+	    json_pack("{s:s,s:s,s:s,s:b,s:b}", "vm", vm->ref, "snapshot",
+		demo_ref(&s->office, snap).s, "name", view, "cow", 1, "track",
+		1));
 
 	if (r == NULL)
 		return -1;
@@ -128,17 +127,19 @@ static int sell(struct cli *c, struct show *s, int i, const char *how,
 	return freeze(c, s, vm, view, name);
 }
 
-static json_t *meld_params(
-    const char *base, const char *a, const char *b, const char *name)
+static json_t *meld_params(const struct show *s, const char *base,
+    const char *a, const char *b, const char *name)
 {
-	return json_pack(
-	    "{s:s,s:s,s:s,s:s}", "base", base, "a", a, "b", b, "name", name);
+	return json_pack("{s:s,s:s,s:s,s:s}", "base",
+	    demo_ref(&s->office, base).s, "a", demo_ref(&s->office, a).s, "b",
+	    demo_ref(&s->office, b).s, "name", demo_ref(&s->office, name).s);
 }
 
 static int meld(struct cli *c, struct show *s, const char *base, const char *a,
     const char *b, const char *name)
 {
-	json_t *r = cli_call(c, "snapshot.meld", meld_params(base, a, b, name));
+	json_t *r =
+	    cli_call(c, "snapshot.meld", meld_params(s, base, a, b, name));
 	char took[32];
 
 	if (r == NULL)
@@ -163,7 +164,7 @@ static int meld_refused(struct cli *c, struct show *s, const char *base,
 	size_t i;
 
 	if (firn_call_json(c->conn, "snapshot.meld",
-		meld_params(base, a, b, "wrong"), NULL, 0, &r, NULL, NULL,
+		meld_params(s, base, a, b, "wrong"), NULL, 0, &r, NULL, NULL,
 		&e) == 0) {
 		json_decref(r);
 		made(s, "wrong");
@@ -198,8 +199,8 @@ static int audit(
 	char line[200];
 	char what[32];
 	json_t *r = cli_call(c, "view.map",
-	    json_pack("{s:s,s:s,s:s}", "vm", s->office.ref, "snapshot", snap,
-		"name", snap));
+	    json_pack("{s:s,s:s,s:s}", "vm", s->office.ref, "snapshot",
+		demo_ref(&s->office, snap).s, "name", snap));
 
 	if (r == NULL)
 		return -1;
@@ -273,11 +274,11 @@ int demo_meld(struct cli *c, const char *file, json_t *facts)
 		rc = act_disjoint(c, &s);
 	if (rc == 0)
 		rc = act_conflict(c, &s);
+	while (s.nsnaps > 0)
+		demo_drop(c, &s.office, s.snap[--s.nsnaps]);
 	demo_end(c, &s.office, true, NULL, NULL);
 	for (int i = 0; i < AGENTS; i++)
 		demo_end(c, &s.agent[i], true, NULL, NULL);
-	while (s.nsnaps > 0)
-		demo_drop(c, s.snap[--s.nsnaps]);
 	(void)json_object_set_new(facts, "meld", s.facts);
 	return rc;
 }

@@ -134,7 +134,7 @@ static int build(struct cli *c, struct show *s, const char *file)
 
 static int freeze(struct cli *c, struct show *s, const char *name)
 {
-	json_t *r = demo_freeze(c, &s->pub, name);
+	json_t *r = demo_freeze(c, &s->pub, &s->pub, "db", name);
 	char pause[32];
 	char total[32];
 
@@ -150,13 +150,14 @@ static int freeze(struct cli *c, struct show *s, const char *name)
 	return 0;
 }
 
-static int start_reader(
-    struct cli *c, struct demo_vm *vm, const char *snap, const char *word)
+static int start_reader(struct cli *c, const struct show *s, struct demo_vm *vm,
+    const char *snap, const char *word)
 {
+	const struct demo_ref ref = demo_ref(&s->pub, snap);
 	const struct demo_launch l = {
 	    .argv = {"db_read", "db", word},
 	    .mem = 32ULL << 20,
-	    .give = snap,
+	    .give = ref.s,
 	};
 
 	return demo_start(c, &l, vm);
@@ -188,7 +189,7 @@ static int read_first(struct cli *c, struct show *s)
 
 	(void)json_object_set_new(s->facts, "readers", readers);
 	for (int i = 0; i < READERS; i++)
-		if (start_reader(c, &s->reader[i], "v1", words[i]) != 0)
+		if (start_reader(c, s, &s->reader[i], "v1", words[i]) != 0)
 			return -1;
 	/* The publisher works meanwhile: it was told before they are asked. */
 	if (demo_say(c, &s->pub, "add %d", MORE_ROWS) != 0)
@@ -231,7 +232,8 @@ static int compare(struct cli *c, struct show *s)
 	struct firn_pageset p;
 	struct firn_error e;
 
-	if (firn_diff(c->conn, "v1", "v2", 0, &p, &e) != 0) {
+	if (firn_diff(c->conn, demo_ref(&s->pub, "v1").s,
+		demo_ref(&s->pub, "v2").s, 0, &p, &e) != 0) {
 		cli_fail(c, "%s", e.msg);
 		return -1;
 	}
@@ -262,7 +264,7 @@ static int read_again(struct cli *c, struct show *s)
 	}
 	printf("readers of v1: asked again, all %d give the answers of v1\n",
 	    READERS);
-	if (start_reader(c, &s->late, "v2", words[0]) != 0 ||
+	if (start_reader(c, s, &s->late, "v2", words[0]) != 0 ||
 	    ask(c, &s->late, line, sizeof(line)) != 0)
 		return -1;
 	printf("reader of v2: %s\n", line);
@@ -274,15 +276,14 @@ static int read_again(struct cli *c, struct show *s)
 	return 0;
 }
 
-static int export_one(struct cli *c, const char *snap, const char *format,
-    char *path, const char *over)
+static int export_one(struct cli *c, const struct show *s, const char *snap,
+    const char *format, char *path, const char *over)
 {
-	char name[16];
-	char *w[2] = {name, path};
+	struct demo_ref ref = demo_ref(&s->pub, snap);
+	char *w[2] = {ref.s, path};
 	struct args a = {
 	    .format = format, .over = over, .nwords = 2, .words = w};
 
-	(void)snprintf(name, sizeof(name), "%s", snap);
 	printf("export %s%s: ", snap, over == NULL ? "" : " over v1");
 	(void)fflush(stdout);
 	return verb_export(c, &a) == EX_OK ? 0 : -1;
@@ -327,11 +328,11 @@ static int export_in(struct cli *c, struct show *s)
 	(void)snprintf(v1, sizeof(v1), "%s/v1.qcow2", s->dir);
 	(void)snprintf(v2, sizeof(v2), "%s/v2.qcow2", s->dir);
 	(void)snprintf(raw, sizeof(raw), "%s/v2.raw", s->dir);
-	rc = export_one(c, "v1", "qcow2", v1, NULL);
+	rc = export_one(c, s, "v1", "qcow2", v1, NULL);
 	if (rc == 0)
-		rc = export_one(c, "v2", "qcow2", v2, v1);
+		rc = export_one(c, s, "v2", "qcow2", v2, v1);
 	if (rc == 0)
-		rc = export_one(c, "v2", "raw", raw, NULL);
+		rc = export_one(c, s, "v2", "raw", raw, NULL);
 	if (rc == 0)
 		rc = check_image(c, v2, raw);
 	fact(s, "qcow2_v1_bytes", file_len(v1));
@@ -379,11 +380,11 @@ int demo_publish(struct cli *c, const char *file, json_t *facts)
 		rc = read_again(c, &s);
 	if (rc == 0)
 		rc = export_both(c, &s);
+	demo_drop(c, &s.pub, "v1");
+	demo_drop(c, &s.pub, "v2");
 	demo_end(c, &s.pub, true, NULL, NULL);
 	for (int i = 0; i < READERS; i++)
 		demo_end(c, &s.reader[i], true, NULL, NULL);
 	demo_end(c, &s.late, true, NULL, NULL);
-	demo_drop(c, "v1");
-	demo_drop(c, "v2");
 	return rc;
 }
