@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -12,53 +13,87 @@
 
 #define COPY_LEN (16u << 10)
 
-static int copy_bitmap(struct cli *c, int from, const char *path)
+/*
+ * A file for the bitmap, before the cursor advances. One that exists keeps what
+ * is in it until there is something else to put there.
+ */
+static int open_bitmap(struct cli *c, const char *path, bool *made)
 {
-	AUTO_CLOSE int to = -1;
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+
+	*made = fd >= 0;
+	if (fd < 0 && errno == EEXIST)
+		fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		cli_fail(c, "%s: %s", path, strerror(errno));
+	return fd;
+}
+
+/* 0 or -errno. */
+static int copy_bitmap(int from, int to)
+{
 	char buf[COPY_LEN];
 	off_t at = 0;
 	ssize_t n;
 	int ret = 0;
 
-	to = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-	if (to < 0)
-		return cli_fail(c, "%s: %s", path, strerror(errno));
 	while (!ret && (n = pread(from, buf, COPY_LEN, at)) > 0) {
 		ret = write_all(to, buf, (size_t)n);
 		at += n;
 	}
 	if (!ret && n < 0)
 		ret = -errno;
-	if (!ret)
+	/* Only a regular file had something else in it. */
+	if (!ret && ftruncate(to, at) && errno != EINVAL)
+		ret = -errno;
+	return ret;
+}
+
+static int say_bitmap(struct cli *c, json_t *r, const char *path)
+{
+	if (!c->json) {
+		(void)printf("%" PRIu64 " pages dirty\n", json_u64(r, "pages"));
 		return EX_OK;
-	(void)unlink(path);
-	return cli_fail(c, "%s: %s", path, strerror(-ret));
+	}
+	(void)json_object_del(r, "bitmap_fd");
+	(void)json_object_set_new(r, "bitmap", json_string(path));
+	return out_json(r);
+}
+
+static int ask_bitmap(
+    struct cli *c, const struct args *a, json_t *params, int to)
+{
+	AUTO_CLOSE int from = -1;
+	struct cli_fds fds = {.recv = &from, .nrecv = 1};
+	json_t *r = cli_call_fds(c, "dirty.query", params, &fds);
+	int ret;
+
+	if (!r)
+		return EX_FAIL;
+	ret = fds.nrecv ? copy_bitmap(from, to) : -EPROTO;
+	ret = ret ? cli_fail(c, "%s: %s%s", a->bitmap, strerror(-ret),
+			a->peek ? "" : "; the cursor has advanced all the same")
+		  : say_bitmap(c, r, a->bitmap);
+	json_decref(r);
+	return ret;
 }
 
 static int bitmap(struct cli *c, const struct args *a, const char *vm,
     const char *segment, const char *cursor)
 {
-	int fd = -1;
-	struct cli_fds fds = {.recv = &fd, .nrecv = 1};
-	json_t *p = json_pack("{s:s, s:s*, s:s, s:b, s:b, s:b}", "vm", vm,
-	    "segment", segment, "cursor", cursor, "peek", a->peek, "exact",
-	    a->exact, "bitmap", 1);
-	json_t *r = cli_call_fds(c, "dirty.query", p, &fds);
+	bool made;
+	AUTO_CLOSE int to = open_bitmap(c, a->bitmap, &made);
 	int ret;
 
-	if (!r)
+	if (to < 0)
 		return EX_FAIL;
-	if (!fds.nrecv)
-		ret = cli_fail(c, "the daemon sent no bitmap");
-	else
-		ret = copy_bitmap(c, fd, a->bitmap);
-	if (!ret && c->json)
-		ret = out_json(r);
-	else if (!ret)
-		(void)printf("%" PRIu64 " pages dirty\n", json_u64(r, "pages"));
-	if (fds.nrecv)
-		(void)close(fd);
-	json_decref(r);
+	ret = ask_bitmap(c, a,
+	    json_pack("{s:s, s:s*, s:s, s:b, s:b, s:b}", "vm", vm, "segment",
+		segment, "cursor", cursor, "peek", a->peek, "exact", a->exact,
+		"bitmap", 1),
+	    to);
+	if (ret && made)
+		(void)unlink(a->bitmap);
 	return ret;
 }
 
