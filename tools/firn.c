@@ -61,25 +61,34 @@ static int run_verb(const struct verb *v, const struct args *a)
 	return ret;
 }
 
+static int run(const struct verb *v, const struct args *a)
+{
+	if (a->version)
+		(void)puts("firn " FIRN_VERSION);
+	else if (a->help && v)
+		help_verb(stdout, v);
+	else if (a->help)
+		help_main(stdout);
+	else
+		return run_verb(v, a);
+	return EX_OK;
+}
+
 int main(int argc, char **argv)
 {
 	const struct verb *v;
 	struct args a;
+	int ret;
 
 	if (fill_std_fds())
 		return EX_FAIL;
 	if (args_parse(argc, argv, &v, &a))
 		return EX_USAGE;
-	if (a.version) {
-		(void)puts("firn " FIRN_VERSION);
-		return EX_OK;
+	ret = run(v, &a);
+	/* What was printed and did not arrive was not done. */
+	if (fflush(stdout) || ferror(stdout)) {
+		(void)fputs("firn: cannot write to stdout\n", stderr);
+		ret = ret == EX_OK ? EX_FAIL : ret;
 	}
-	if (a.help) {
-		if (v)
-			help_verb(stdout, v);
-		else
-			help_main(stdout);
-		return EX_OK;
-	}
-	return run_verb(v, &a);
+	return ret;
 }

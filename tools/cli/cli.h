@@ -144,7 +144,8 @@ bool cli_signalled(struct cli *c, int timeout_ms);
 /* `firn: VERB: …` on stderr, control characters replaced; returns EX_FAIL. */
 int cli_fail(const struct cli *c, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
-/* (j) on stdout, one line; an exit status. */
+/* (j) on stdout, one line; an exit status. main() looks whether what was
+ * printed could be written. */
 int out_json(const json_t *j);
 /* Text from elsewhere, control characters replaced. */
 void out_text(FILE *f, const char *s);

@@ -33,11 +33,12 @@ int cli_fail(const struct cli *c, const char *fmt, ...)
 
 int out_json(const json_t *j)
 {
-	if (json_dumpf(j, stdout, JSON_COMPACT) || putchar('\n') < 0 ||
-	    fflush(stdout)) {
-		(void)fputs("firn: cannot write to stdout\n", stderr);
+	/* Whether it arrives main() finds out. */
+	if (json_dumpf(j, stdout, JSON_COMPACT) && !ferror(stdout)) {
+		(void)fputs("firn: out of memory\n", stderr);
 		return EX_FAIL;
 	}
+	(void)putchar('\n');
 	return EX_OK;
 }
 

@@ -224,8 +224,7 @@ static int finish(struct cli *c, const struct args *a, json_t *r)
 		report_print(c, a->name ? a->name : a->words[0], report);
 		return status;
 	}
-	if (strcmp(json_str(r, "reason"), "exit") != 0 &&
-	    strcmp(json_str(r, "reason"), "exited") != 0)
+	if (strcmp(json_str(r, "reason"), "exit") != 0)
 		cli_fail(c, "the guest ended: %s", json_str(r, "reason"));
 	return status;
 }

@@ -8,7 +8,6 @@ static const struct col list_cols[] = {
     {"name", "NAME", COL_TEXT},
     {"pages", "PAGES", COL_UINT},
     {"size", "SIZE", COL_SIZE},
-    {"layers", "LAYERS", COL_UINT},
     {"origin", "ORIGIN", COL_TEXT},
     {"parent", "PARENT", COL_TEXT},
 };
@@ -39,6 +38,7 @@ static const struct col show_cols[] = {
     {"melded", "melded", COL_TEXT},
     {"blind", "blind", COL_TEXT},
     {"owned", "owned", COL_TEXT},
+    {"private_history", "private history", COL_TEXT},
     {"payer", "payer", COL_TEXT},
 };
 
@@ -90,13 +90,6 @@ int verb_snapshots(struct cli *c, const struct args *a)
 	return ret;
 }
 
-static int print_show(const json_t *r)
-{
-	out_record(r, show_cols, sizeof(show_cols) / sizeof(show_cols[0]));
-	out_pinned(r);
-	return ferror(stdout) || fflush(stdout) ? EX_FAIL : EX_OK;
-}
-
 int verb_show(struct cli *c, const struct args *a)
 {
 	json_t *r = cli_call(
@@ -105,10 +98,13 @@ int verb_show(struct cli *c, const struct args *a)
 
 	if (!r)
 		return EX_FAIL;
-	if (c->json)
+	if (c->json) {
 		ret = out_json(r);
-	else
-		ret = print_show(r);
+	} else {
+		out_record(
+		    r, show_cols, sizeof(show_cols) / sizeof(show_cols[0]));
+		out_pinned(r);
+	}
 	json_decref(r);
 	return ret;
 }

@@ -31,7 +31,7 @@ void out_pinned(const json_t *r)
 	}
 }
 
-static int print(const json_t *r)
+static void print(const json_t *r)
 {
 	(void)printf("VMs        %8" PRIu64 "\nsnapshots  %8" PRIu64
 		     "\nlayers     %8" PRIu64 " in %" PRIu64 " files\n",
@@ -50,18 +50,20 @@ static int print(const json_t *r)
 	line("moved", r, "moved_bytes");
 	line("reserved", r, "reserved_bytes");
 	line("bank", r, "bank_bytes");
-	return ferror(stdout) || fflush(stdout) ? EX_FAIL : EX_OK;
 }
 
 int verb_stats(struct cli *c, const struct args *a)
 {
 	json_t *r =
 	    cli_call(c, "service.stats", json_pack("{s:b}", "exact", a->exact));
-	int ret;
+	int ret = EX_OK;
 
 	if (!r)
 		return EX_FAIL;
-	ret = c->json ? out_json(r) : print(r);
+	if (c->json)
+		ret = out_json(r);
+	else
+		print(r);
 	json_decref(r);
 	return ret;
 }
