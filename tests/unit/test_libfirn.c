@@ -758,6 +758,32 @@ static void test_nonsense(void **state)
 	}
 }
 
+/* A name that JSON cannot say is refused here, not left out of the request. */
+static void test_names(void **state)
+{
+	struct fix *x = *state;
+	struct firn_freeze_result fr;
+	struct firn_map_result m;
+	struct firn_pageset p;
+	struct firn_snapshot *s;
+	static const char bad[] = "\xff";
+
+	assert_int_equal(
+	    firn_freeze(x->c, "v", NULL, bad, &fr, &x->e), -EINVAL);
+	assert_non_null(strstr(x->e.msg, "UTF-8"));
+	assert_int_equal(firn_map(x->c, "v", bad, 0, 0, &m, &x->e), -EINVAL);
+	assert_int_equal(firn_unmap(x->c, bad, "w", &x->e), -EINVAL);
+	assert_int_equal(
+	    firn_adopt(x->c, "v", bad, 0, &m, NULL, &x->e), -EINVAL);
+	assert_int_equal(firn_give(x->c, "v", bad, NULL, NULL, &x->e), -EINVAL);
+	assert_int_equal(firn_diff(x->c, "a", bad, 0, &p, &x->e), -EINVAL);
+	assert_int_equal(
+	    firn_dirty(x->c, "v", bad, "c", 0, &p, &x->e), -EINVAL);
+	assert_int_equal(firn_touched(x->c, "v", bad, &p, &p, &x->e), -EINVAL);
+	assert_int_equal(firn_open_snapshot(x->c, bad, &s, &x->e), -EINVAL);
+	assert_int_equal(x->e.code, 0);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -769,6 +795,7 @@ int main(void)
 	    T(test_too_large),
 	    T(test_async),
 	    T(test_typed),
+	    T(test_names),
 	    T(test_hands),
 	    T(test_pagesets),
 	    T(test_snapshots),

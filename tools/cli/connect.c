@@ -161,8 +161,9 @@ json_t *cli_call_fds(
 	struct firn_error e = {0};
 	json_t *result = NULL;
 
+	/* jansson packs no string that is not UTF-8. */
 	if (!params) {
-		cli_fail(c, "out of memory");
+		cli_fail(c, "a word is not UTF-8, or there is no memory");
 		return NULL;
 	}
 	if (!fds)

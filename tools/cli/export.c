@@ -215,9 +215,11 @@ static int say(struct cli *c, const struct args *a, uint64_t npages)
 
 	(void)stat(a->words[1], &st);
 	if (c->json) {
-		j = json_pack("{s:s, s:s, s:I, s:I}", "file", a->words[1],
-		    "format", a->format ? a->format : "qcow2", "pages",
+		j = json_pack("{s:s, s:I, s:I}", "format",
+		    a->format ? a->format : "qcow2", "pages",
 		    (json_int_t)npages, "bytes", (json_int_t)st.st_size);
+		/* JSON has no word for a name that is not UTF-8. */
+		(void)json_object_set_new(j, "file", json_string(a->words[1]));
 		ret = j ? out_json(j) : cli_fail(c, "out of memory");
 		json_decref(j);
 	} else {

@@ -61,6 +61,9 @@ int verb_meld(struct cli *c, const struct args *a)
 	json_t *r = NULL;
 	int ret = EX_OK;
 
+	if (!p)
+		return cli_fail(
+		    c, "a word is not UTF-8, or there is no memory");
 	if (firn_call_json(
 		c->conn, "snapshot.meld", p, NULL, 0, &r, NULL, NULL, &e))
 		return refused(c, &e);

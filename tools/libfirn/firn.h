@@ -3,7 +3,8 @@
  * firn: the client library of the firn memory-snapshot service.
  *
  * A connection is for one thread at a time. Functions that can fail return 0
- * or a negative errno value and fill (e), which may be NULL. Strings are UTF-8.
+ * or a negative errno value and fill (e), which may be NULL. Strings are UTF-8,
+ * or -EINVAL.
  * Nothing is left behind by a call that failed; after an error of the
  * connection itself (e->code is 0) it can only be closed.
  */

@@ -54,6 +54,15 @@ static int get_id(
 	return 0;
 }
 
+int firn_call_packed(struct firn *c, const char *method, json_t *params,
+    json_t **res, int *fds, size_t *nfds, struct firn_error *e)
+{
+	if (params == NULL)
+		return firn_fail(e, -EINVAL,
+		    "%s: a name is not UTF-8, or there is no memory", method);
+	return firn_call_json(c, method, params, NULL, 0, res, fds, nfds, e);
+}
+
 static int lift(struct firn *c, const char *method, json_t *params,
     struct firn_freeze_result *out, struct firn_error *e)
 {
@@ -66,7 +75,7 @@ static int lift(struct firn *c, const char *method, json_t *params,
 	    {NULL, NULL},
 	};
 	json_t *res;
-	int r = firn_call_json(c, method, params, NULL, 0, &res, NULL, NULL, e);
+	int r = firn_call_packed(c, method, params, &res, NULL, NULL, e);
 
 	if (r != 0)
 		return r;
@@ -133,10 +142,10 @@ int firn_map(struct firn *c, const char *vm, const char *snapshot, int cow,
     uint64_t gpa, struct firn_map_result *out, struct firn_error *e)
 {
 	json_t *res;
-	int r = firn_call_json(c, "view.map",
+	int r = firn_call_packed(c, "view.map",
 	    json_pack("{s:s, s:s, s:b, s:o*}", "vm", vm, "snapshot", snapshot,
 		"cow", cow, "gpa", gpa_or_null(gpa)),
-	    NULL, 0, &res, NULL, NULL, e);
+	    &res, NULL, NULL, e);
 
 	if (r != 0)
 		return r;
@@ -148,9 +157,9 @@ int firn_map(struct firn *c, const char *vm, const char *snapshot, int cow,
 int firn_unmap(
     struct firn *c, const char *vm, const char *view, struct firn_error *e)
 {
-	return firn_call_json(c, "view.unmap",
-	    json_pack("{s:s, s:s}", "vm", vm, "view", view), NULL, 0, NULL,
-	    NULL, NULL, e);
+	return firn_call_packed(c, "view.unmap",
+	    json_pack("{s:s, s:s}", "vm", vm, "view", view), NULL, NULL, NULL,
+	    e);
 }
 
 /* --- what changes hands ---------------------------------------------------
@@ -161,10 +170,10 @@ int firn_adopt(struct firn *c, const char *vm, const char *snapshot,
     struct firn_error *e)
 {
 	json_t *res;
-	int r = firn_call_json(c, "view.adopt",
+	int r = firn_call_packed(c, "view.adopt",
 	    json_pack("{s:s, s:s, s:o*}", "vm", vm, "snapshot", snapshot, "gpa",
 		gpa_or_null(gpa)),
-	    NULL, 0, &res, NULL, NULL, e);
+	    &res, NULL, NULL, e);
 
 	if (r != 0)
 		return r;
@@ -179,7 +188,7 @@ static int hand(struct firn *c, const char *method, json_t *params, int *moved,
     struct firn_error *e)
 {
 	json_t *res;
-	int r = firn_call_json(c, method, params, NULL, 0, &res, NULL, NULL, e);
+	int r = firn_call_packed(c, method, params, &res, NULL, NULL, e);
 
 	if (r != 0)
 		return r;
@@ -318,7 +327,7 @@ static int ask_pageset(struct firn *c, const char *method, json_t *params,
 	int fds[FIRN_REPLY_FDS_MAX];
 	size_t nfds = FIRN_REPLY_FDS_MAX;
 	json_t *res;
-	int r = firn_call_json(c, method, params, NULL, 0, &res, fds, &nfds, e);
+	int r = firn_call_packed(c, method, params, &res, fds, &nfds, e);
 
 	if (r != 0)
 		return r;
@@ -360,9 +369,9 @@ int firn_touched(struct firn *c, const char *vm, const char *view,
 	int fds[FIRN_REPLY_FDS_MAX];
 	size_t nfds = FIRN_REPLY_FDS_MAX;
 	json_t *res;
-	int rc = firn_call_json(c, "track.query",
-	    json_pack("{s:s, s:s}", "vm", vm, "view", view), NULL, 0, &res, fds,
-	    &nfds, e);
+	int rc = firn_call_packed(c, "track.query",
+	    json_pack("{s:s, s:s}", "vm", vm, "view", view), &res, fds, &nfds,
+	    e);
 
 	if (rc != 0)
 		return rc;

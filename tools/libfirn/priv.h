@@ -18,6 +18,14 @@ void firn_error_fill(struct firn_error *e, int code, int err, const char *fmt,
 /* Close and set to -1. */
 void firn_close_fds(int *fds, size_t n);
 
+/*
+ * firn_call_json() without descriptors for parameters packed of the caller's
+ * strings: NULL, -EINVAL, where one of those is not UTF-8, not where there are
+ * none.
+ */
+int firn_call_packed(struct firn *c, const char *method, json_t *params,
+    json_t **res, int *fds, size_t *nfds, struct firn_error *e);
+
 /* A member that must be an integer of at least 0; -EPROTO otherwise. */
 int firn_get_u64(
     const json_t *obj, const char *key, uint64_t *out, struct firn_error *e);

@@ -148,8 +148,8 @@ int firn_open_snapshot(struct firn *c, const char *name,
 
 	if (s == NULL)
 		return firn_fail(e, -ENOMEM, "snapshot: out of memory");
-	r = firn_call_json(c, "snapshot.open",
-	    json_pack("{s:s}", "snapshot", name), NULL, 0, &res, fds, &nfds, e);
+	r = firn_call_packed(c, "snapshot.open",
+	    json_pack("{s:s}", "snapshot", name), &res, fds, &nfds, e);
 	if (r != 0) {
 		free(s);
 		return r;
