@@ -429,8 +429,7 @@ void op_dirty_query(void *ctx, struct ctl_req *rq)
 	if (p == NULL)
 		rc = e.code;
 	else if (!name_ok(cursor) || strlen(cursor) > CURSOR_NAME_MAX)
-		rc = err_set(
-		    &e, -EINVAL, "'%.64s' is not a name for a cursor", cursor);
+		rc = name_refuse(cursor, CURSOR_NAME_MAX, &e);
 	else if (p->flags & FIRN_SEG_VIEW_RO)
 		rc = err_set(&e, -EPERM, "a read-only view is never written");
 	else if (c != NULL && !c->exact && ctl_bool(rq, "exact"))

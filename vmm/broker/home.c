@@ -91,6 +91,14 @@ bool name_ok(const char *name)
 			    "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+@/-") == n;
 }
 
+int name_refuse(const char *name, size_t max, struct err *e)
+{
+	return err_set(e, -EINVAL,
+	    "'%.64s' is not a name: it has 1 to %zu letters, digits and "
+	    "_.+@/-, does not begin with - and is not a number alone",
+	    name, max);
+}
+
 int name_check(const struct cap_table *t, const char *name, struct err *e)
 {
 	if (t->nused >= t->nslots)
@@ -100,10 +108,7 @@ int name_check(const struct cap_table *t, const char *name, struct err *e)
 	if (name[0] == '\0')
 		return 0;
 	if (!name_ok(name))
-		return err_set(e, -EINVAL,
-		    "a name has 1 to %u letters, digits and _.+@/-, and is not "
-		    "a number alone",
-		    FIRN_NAME_MAX - 1);
+		return name_refuse(name, FIRN_NAME_MAX - 1, e);
 	if (cap_find(t, name) >= 0)
 		return err_set(
 		    e, -EEXIST, "the name '%s' is taken; choose another", name);

@@ -300,6 +300,8 @@ void homes_free(struct broker *b);
 struct home *req_home(struct ctl_req *rq); /* NULL once the client is gone */
 uint64_t cap_key(void);                    /* for cap_table_init() */
 bool name_ok(const char *name);
+/* Fills (e), -EINVAL: (name), of at most (max) bytes, is not one. */
+int name_refuse(const char *name, size_t max, struct err *e);
 /* A new name in (t) is fit and free, and there is room for it. */
 int name_check(const struct cap_table *t, const char *name, struct err *e);
 /* The snapshot that (ref) names in (t), with (rights). */
@@ -446,6 +448,7 @@ void launch_failed(struct bvm *vm);
 /* --- places.c ---------------------------------------------------------------
  */
 struct bplace *place_by_id(struct bvm *vm, uint32_t id);
+/* (ref) NULL: the RAM. NULL: -ENOENT in (e), which may be NULL. */
 struct bplace *place_find(struct bvm *vm, const char *ref, struct err *e);
 struct bplace *place_add(struct broker *b, struct bvm *vm,
     const struct wire_segment *s, struct lineage *l, struct err *e);

@@ -85,8 +85,7 @@ static int launch_places(
 		if (json_is_true(json_object_get(s, "private_history")))
 			w.flags |= FIRN_SEG_PRIVATE;
 		if (!name_ok(name))
-			return err_set(e, -EINVAL,
-			    "'%.64s' is not a name for a segment", name);
+			return name_refuse(name, FIRN_NAME_MAX - 1, e);
 		(void)snprintf(w.name, sizeof(w.name), "%s", name);
 		if (place_find(vm, name, NULL) != NULL)
 			return err_set(e, -EEXIST,
@@ -184,8 +183,7 @@ static int launch_name(struct broker *b, struct home *h, struct ctl_req *rq,
 	if (name == NULL)
 		return 0;
 	if (!name_ok(name))
-		return err_set(
-		    e, -EINVAL, "'%.64s' is not a name for a VM", name);
+		return name_refuse(name, FIRN_NAME_MAX - 1, e);
 	old = vm_find(b, h, name, NULL);
 	if (old != NULL && old->state != VM_EXITED)
 		return err_set(e, -EEXIST,

@@ -258,10 +258,11 @@ static int hand(struct broker *b, struct cap_table *from, int32_t num,
 	return 0;
 }
 
-/* Parameter (param) names a capability in (from), for (to). */
+/* Parameter "snapshot" names a capability in (from), for (to). */
 static void op_hand(struct broker *b, struct ctl_req *rq,
-    struct cap_table *from, const char *param, struct cap_table *to)
+    struct cap_table *from, struct cap_table *to)
 {
+	const char *ref = ctl_str(rq, "snapshot");
 	const char *as = ctl_str(rq, "name");
 	char name[FIRN_NAME_MAX];
 	const struct cap *c;
@@ -270,7 +271,10 @@ static void op_hand(struct broker *b, struct ctl_req *rq,
 	bool moved;
 	int32_t num;
 
-	if (snap_find(b, from, ctl_str(rq, param), 0, &s, &num, &e) != 0) {
+	if (snap_find(b, from, ref, 0, &s, &num, &e) != 0) {
+		if (e.code == -ENOENT && from != &req_home(rq)->caps)
+			(void)err_set(&e, -ENOENT,
+			    "the guest has no snapshot '%.64s'", ref);
 		ctl_fail(rq, &e);
 		return;
 	}
@@ -291,7 +295,7 @@ void op_vm_give(void *ctx, struct ctl_req *rq)
 	struct bvm *vm = req_vm(ctx, rq, true);
 
 	if (vm != NULL)
-		op_hand(ctx, rq, &req_home(rq)->caps, "snapshot", &vm->caps);
+		op_hand(ctx, rq, &req_home(rq)->caps, &vm->caps);
 }
 
 void op_vm_take(void *ctx, struct ctl_req *rq)
@@ -299,7 +303,7 @@ void op_vm_take(void *ctx, struct ctl_req *rq)
 	struct bvm *vm = req_vm(ctx, rq, true);
 
 	if (vm != NULL)
-		op_hand(ctx, rq, &vm->caps, "snapshot", &req_home(rq)->caps);
+		op_hand(ctx, rq, &vm->caps, &req_home(rq)->caps);
 }
 
 /*

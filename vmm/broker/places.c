@@ -19,7 +19,7 @@ struct bplace *place_find(struct bvm *vm, const char *ref, struct err *e)
 {
 	char id[16];
 
-	if (ref == NULL || ref[0] == '\0')
+	if (ref == NULL)
 		ref = "0";
 	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++) {
 		struct bplace *p = &vm->place[i];

@@ -301,8 +301,7 @@ int lay_req_take(struct broker *b, struct bvm *vm, struct ctl_req *rq,
 	const char *name = ctl_str(rq, "name");
 
 	if (name != NULL && !name_ok(name))
-		return err_set(
-		    e, -EINVAL, "'%.64s' is not a name for a view", name);
+		return name_refuse(name, FIRN_NAME_MAX - 1, e);
 	if (name != NULL && place_find(vm, name, NULL) != NULL)
 		return err_set(e, -EEXIST,
 		    "a segment called '%.64s' exists in this VM", name);
