@@ -12,9 +12,6 @@ static const struct opt common_opts[] = {
     {"--json", NULL, "one JSON object on stdout", OPT_FLAG, AT(json)},
     {"--socket", "PATH", "where the daemon listens", OPT_STRING, AT(socket)},
     {"--help", NULL, "this text", OPT_FLAG, AT(help)},
-    {0},
-};
-static const struct opt main_opts[] = {
     {"--version", NULL, "firn's version", OPT_FLAG, AT(version)},
     {0},
 };
@@ -71,8 +68,8 @@ static int usage(const struct verb *v, const char *what, const char *arg)
 		out_text(stderr, arg);
 	}
 	if (v)
-		(void)fprintf(stderr, " (usage: firn %s %s; firn %s --help)\n",
-		    v->name, v->words, v->name);
+		(void)fprintf(stderr, " (usage: firn %s%s%s; firn %s --help)\n",
+		    v->name, *v->words ? " " : "", v->words, v->name);
 	else
 		(void)fputs(" (see firn --help)\n", stderr);
 	return -1;
@@ -110,6 +107,7 @@ static int set_opt(const struct verb *v, const struct opt *o, struct args *a,
 {
 	void *to = (char *)a + o->at;
 	struct str_list *l = to;
+	char many[32];
 
 	switch (o->kind) {
 	case OPT_FLAG:
@@ -122,8 +120,10 @@ static int set_opt(const struct verb *v, const struct opt *o, struct args *a,
 	case OPT_ADDRESS:
 		return set_size(v, o, a, value);
 	case OPT_LIST:
+		(void)snprintf(
+		    many, sizeof(many), "more than %u of option", CLI_LIST_MAX);
 		if (l->n == CLI_LIST_MAX)
-			return usage(v, "too many of option", o->name);
+			return usage(v, many, o->name);
 		if (strcspn(value, "=") == 0 || !strchr(value, '='))
 			return usage(v, "is not NAME=VALUE", value);
 		l->v[l->n++] = value;
@@ -141,7 +141,7 @@ static int take_opt(
 	const struct opt *o = find_opt(common_opts, arg);
 
 	if (!o)
-		o = find_opt(v ? v->opts : main_opts, arg);
+		o = find_opt(v ? v->opts : NULL, arg);
 	if (!o)
 		return usage(v, "unknown option", arg);
 	if (o->kind == OPT_FLAG)
@@ -224,7 +224,6 @@ void help_main(FILE *f)
 	}
 	(void)fputs("\noptions of every command:\n", f);
 	help_opts(f, common_opts);
-	help_opts(f, main_opts);
 	(void)fputs(
 	    "\nA VM or snapshot is named by its name or id, a segment by "
 	    "name or number (v:0 is\nthe RAM of v). Sizes take K, M, G, T. "

@@ -347,7 +347,7 @@ const struct verb cli_verbs[] = {
 	    "FILE (any text or\nCSV) or texts that Debian ships; three "
 	    "others query the frozen bytes in place\nwhile it goes on "
 	    "writing. attack: the publisher turned malicious. meld: two "
-	    "guests sell seats of\none table at once. All if none is named.",
+	    "guests\nsell seats of one table at once. All if none is named.",
 	.max = 2,
 	.link = LINK_PRIVATE,
 	.takes_signals = true,
