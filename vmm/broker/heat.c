@@ -347,7 +347,7 @@ void op_snapshot_heat(void *ctx, struct ctl_req *rq)
 	struct err e = {0};
 
 	if (cells == 0 || cells > HEAT_CELLS_MAX) {
-		ctl_fail_param(rq, "cells", "parameter 'cells' must be 1 to %u",
+		ctl_fail_param(rq, "cells", "must be 1 to %u",
 		    HEAT_CELLS_MAX);
 		return;
 	}

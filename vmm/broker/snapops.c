@@ -79,7 +79,7 @@ void op_snapshot_list(void *ctx, struct ctl_req *rq)
 	json_t *r;
 
 	if (max == 0) {
-		ctl_fail_param(rq, "max", "parameter 'max' must not be 0");
+		ctl_fail_param(rq, "max", "must not be 0");
 		return;
 	}
 	pos = after > h->caps.nslots ? h->caps.nslots : (uint32_t)after;
