@@ -240,6 +240,7 @@ lint: $(hdrs:%=$O/hdr/%.ok) \
 	tests/lint/layers.sh
 	tests/lint/globals.sh $O/libvmm.a
 	tests/lint/process.sh
+	tests/lint/install.sh
 	clang-format --dry-run -Werror $(shell git ls-files '*.c' '*.h')
 	cppcheck --quiet --error-exitcode=1 --enable=warning,portability \
 	    --inline-suppr --suppress=missingIncludeSystem -I. --std=c11 shared vmm tools

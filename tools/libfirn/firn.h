@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * firn: the client library of the firn memory-snapshot service.
+ * firn: the client library of the firn memory-snapshot service; installed it is
+ * <firn/firn.h>.
  *
  * A connection is for one thread at a time. Functions that can fail return 0
  * or a negative errno value and fill (e), which may be NULL. Strings are UTF-8;
- * others are refused with -EINVAL. Nothing is left behind by a call that failed;
- * after an error of the connection itself it can only be closed.
+ * others are refused with -EINVAL. Nothing is left behind by a call that
+ * failed; after an error of the connection itself it can only be closed.
  */
 #ifndef FIRN_FIRN_H
 #define FIRN_FIRN_H

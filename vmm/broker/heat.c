@@ -347,8 +347,7 @@ void op_snapshot_heat(void *ctx, struct ctl_req *rq)
 	struct err e = {0};
 
 	if (cells == 0 || cells > HEAT_CELLS_MAX) {
-		ctl_fail_param(rq, "cells", "must be 1 to %u",
-		    HEAT_CELLS_MAX);
+		ctl_fail_param(rq, "cells", "must be 1 to %u", HEAT_CELLS_MAX);
 		return;
 	}
 	if (side_find(b, rq, "ref", &side, &e) != 0) {
