@@ -39,6 +39,25 @@ static inline double bench_median(double *v, size_t n)
 	return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
+#define BENCH_ROWS_MAX 32
+
+/* The median of (field), a double, of each of (n) structures at (rows). */
+#define bench_column(rows, n, field)                                           \
+	bench_median_at(&(rows)->field, (n), sizeof(*(rows)))
+
+/* As bench_median(), of (n) at most BENCH_ROWS_MAX that lie (stride) bytes
+ * apart, and stay as they are. */
+static inline double bench_median_at(
+    const double *first, size_t n, size_t stride)
+{
+	double v[BENCH_ROWS_MAX];
+
+	for (size_t i = 0; i < n; i++)
+		v[i] = *(const double *)(const void *)((const char *)first +
+						       i * stride);
+	return bench_median(v, n);
+}
+
 /* The median over BENCH_RUNS of what one run measures, in its own unit. A
  * negative value says that the run failed, and is returned at once. */
 typedef double bench_run_fn(void *ctx);

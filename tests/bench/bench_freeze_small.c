@@ -222,16 +222,6 @@ static void one(bool firn, bool ahead, bool swap, struct cost *c)
 	finish(&g);
 }
 
-static double column(const struct cost *c, size_t at)
-{
-	double v[RUNS];
-
-	for (int i = 0; i < RUNS; i++)
-		v[i] =
-		    *(const double *)(const void *)((const char *)&c[i] + at);
-	return bench_median(v, RUNS);
-}
-
 static double fork_us(void)
 {
 	unsigned char *m = map(-1, MAP_PRIVATE | MAP_ANONYMOUS);
@@ -257,12 +247,11 @@ static void way(const char *name, bool firn, bool ahead, bool swap, double base)
 	for (int i = 0; i < RUNS; i++)
 		one(firn, ahead, swap, &c[i]);
 	(void)snprintf(line, sizeof(line), "%s: pause | fork", name);
-	bench_line(
-	    line, "us", column(c, offsetof(struct cost, pause_us)), base);
+	bench_line(line, "us", bench_column(c, RUNS, pause_us), base);
 	(void)snprintf(line, sizeof(line), "  longest wait of 16 writes");
-	bench_value(line, "us", column(c, offsetof(struct cost, gap_us)));
+	bench_value(line, "us", bench_column(c, RUNS, gap_us));
 	(void)snprintf(line, sizeof(line), "  in all");
-	bench_value(line, "us", column(c, offsetof(struct cost, total_us)));
+	bench_value(line, "us", bench_column(c, RUNS, total_us));
 }
 
 int main(void)

@@ -117,16 +117,6 @@ static double copy_us(uint64_t size)
 	return (double)t / 1000;
 }
 
-static double column(const struct seen *s, size_t at)
-{
-	double v[RUNS];
-
-	for (int i = 0; i < RUNS; i++)
-		v[i] =
-		    *(const double *)(const void *)((const char *)&s[i] + at);
-	return bench_median(v, RUNS);
-}
-
 /* Prints a line: (unit) of (figure) of a segment of (gib). */
 static void line(uint64_t gib, const char *figure, const char *unit,
     double firn, double baseline)
@@ -159,20 +149,19 @@ static double one_size(struct rig *g, uint64_t gib)
 		forkt[i] = fork_us(gib * GIB, MADV_HUGEPAGE, &wt[i]);
 		copy[i] = copy_us(gib * GIB);
 	}
-	pause = column(s, offsetof(struct seen, pause_us));
-	after = column(s, offsetof(struct seen, after)) / 1e6;
+	pause = bench_column(s, RUNS, pause_us);
+	after = bench_column(s, RUNS, after) / 1e6;
 	line(gib, "pause / fork, 4 KiB pages", "us", pause,
 	    bench_median(fork4, RUNS));
 	line(gib, "pause / fork, THP", "us", pause, bench_median(forkt, RUNS));
 	line(gib, "pause / copy to a memfd", "us", pause,
 	    bench_median(copy, RUNS));
 	line(gib, "worst gap seen by the guest / before", "us",
-	    column(s, offsetof(struct seen, gap_us)),
-	    column(s, offsetof(struct seen, idle_gap_us)));
+	    bench_column(s, RUNS, gap_us), bench_column(s, RUNS, idle_gap_us));
 	line(gib, "freeze in all, seal counted", "us",
-	    column(s, offsetof(struct seen, total_us)), 0);
+	    bench_column(s, RUNS, total_us), 0);
 	line(gib, "writes in the second of it / before", "M/s", after,
-	    column(s, offsetof(struct seen, before)) / 1e6);
+	    bench_column(s, RUNS, before) / 1e6);
 	line(gib, "the same / after fork, 4 KiB pages", "M/s", after,
 	    bench_median(w4, RUNS));
 	line(gib, "the same / after fork, THP", "M/s", after,
@@ -225,16 +214,6 @@ static void track_once(struct rig *g, struct asked *a)
 	rig_end(g, &vm);
 }
 
-static double asked_column(const struct asked *a, size_t at)
-{
-	double v[RUNS];
-
-	for (int i = 0; i < RUNS; i++)
-		v[i] =
-		    *(const double *)(const void *)((const char *)&a[i] + at);
-	return bench_median(v, RUNS);
-}
-
 static void tracking(struct rig *g)
 {
 	struct asked a[RUNS];
@@ -242,15 +221,14 @@ static void tracking(struct rig *g)
 
 	for (int i = 0; i < RUNS; i++)
 		track_once(g, &a[i]);
-	before = asked_column(a, offsetof(struct asked, before)) / 1e6;
-	line(1, "the first dirty query", "us",
-	    asked_column(a, offsetof(struct asked, first_us)), 0);
+	before = bench_column(a, RUNS, before) / 1e6;
+	line(1, "the first dirty query", "us", bench_column(a, RUNS, first_us),
+	    0);
 	line(1, "  writes in the second of it / before", "M/s",
-	    asked_column(a, offsetof(struct asked, first)) / 1e6, before);
-	line(1, "a later one", "us",
-	    asked_column(a, offsetof(struct asked, later_us)), 0);
+	    bench_column(a, RUNS, first) / 1e6, before);
+	line(1, "a later one", "us", bench_column(a, RUNS, later_us), 0);
 	line(1, "  writes in the second of it / before", "M/s",
-	    asked_column(a, offsetof(struct asked, later)) / 1e6, before);
+	    bench_column(a, RUNS, later) / 1e6, before);
 }
 
 int main(int argc, char **argv)

@@ -134,16 +134,6 @@ static void host_scan(struct rig *g, const char *leaves, struct scan *s)
 	(void)pclose(f);
 }
 
-static double column(const struct scan *s, size_t at)
-{
-	double v[RUNS];
-
-	for (int i = 0; i < RUNS; i++)
-		v[i] =
-		    *(const double *)(const void *)((const char *)&s[i] + at);
-	return bench_median(v, RUNS);
-}
-
 /* RUNS scans by guests and by the host in turn; the medians of each. */
 static void scan_both(
     struct rig *g, const char *leaves, struct scan *guest, struct scan *host)
@@ -159,13 +149,13 @@ static void scan_both(
 		host_scan(g, leaves, &by_host[i]);
 	}
 	*guest = (struct scan){
-	    .map = column(by_guest, offsetof(struct scan, map)),
-	    .first = column(by_guest, offsetof(struct scan, first)),
-	    .again = column(by_guest, offsetof(struct scan, again)),
+	    .map = bench_column(by_guest, RUNS, map),
+	    .first = bench_column(by_guest, RUNS, first),
+	    .again = bench_column(by_guest, RUNS, again),
 	};
 	*host = (struct scan){
-	    .first = column(by_host, offsetof(struct scan, first)),
-	    .again = column(by_host, offsetof(struct scan, again)),
+	    .first = bench_column(by_host, RUNS, first),
+	    .again = bench_column(by_host, RUNS, again),
 	};
 }
 

@@ -109,16 +109,6 @@ static double copied(uint64_t size)
 	return (double)t / 1000;
 }
 
-static double column(const struct seen *s, size_t at)
-{
-	double v[BENCH_RUNS];
-
-	for (int i = 0; i < BENCH_RUNS; i++)
-		v[i] =
-		    *(const double *)(const void *)((const char *)&s[i] + at);
-	return bench_median(v, BENCH_RUNS);
-}
-
 static void line(uint64_t gib, const char *figure, double firn, double baseline)
 {
 	char name[80];
@@ -138,14 +128,14 @@ static void one_size(struct rig *g, uint64_t gib)
 		handed(g, gib * GIB, &s[i]);
 		s[i].copy_us = copied(gib * GIB);
 	}
-	copy = column(s, offsetof(struct seen, copy_us));
+	copy = bench_column(s, BENCH_RUNS, copy_us);
 	line(gib, "pause of a sever / of a first freeze",
-	    column(s, offsetof(struct seen, sever_us)),
-	    column(s, offsetof(struct seen, freeze_us)));
+	    bench_column(s, BENCH_RUNS, sever_us),
+	    bench_column(s, BENCH_RUNS, freeze_us));
 	line(gib, "sever to adopt in a peer / copy to a memfd",
-	    column(s, offsetof(struct seen, handed_us)), copy);
+	    bench_column(s, BENCH_RUNS, handed_us), copy);
 	line(gib, "  of which the adoption / copy",
-	    column(s, offsetof(struct seen, adopt_us)), copy);
+	    bench_column(s, BENCH_RUNS, adopt_us), copy);
 }
 
 int main(int argc, char **argv)
