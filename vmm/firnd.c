@@ -90,12 +90,14 @@ static int parse(int argc, char **argv, struct options *o)
 	    {0},
 	};
 	bool ok = true;
+	int at = 0;
 	int c;
 
-	while (ok && (c = getopt_long(argc, argv, "", opts, NULL)) != -1) {
+	while (ok && (c = getopt_long(argc, argv, "", opts, &at)) != -1) {
 		switch (c) {
 		case 's':
 			o->socket = optarg;
+			ok = *optarg != '\0';
 			break;
 		case 'b':
 			ok = parse_size(optarg, &o->bank);
@@ -119,6 +121,10 @@ static int parse(int argc, char **argv, struct options *o)
 			ok = false;
 			break;
 		}
+		if (!ok && c != '?')
+			(void)fprintf(stderr,
+			    "firnd: --%s: '%s' is no value for it\n",
+			    opts[at].name, optarg);
 	}
 	if (ok && optind == argc)
 		return 0;

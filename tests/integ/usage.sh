@@ -50,3 +50,12 @@ refused "no daemon at a path that was given" 1 "no daemon runs at $T/none" \
     "$FIRN" --socket "$T/none" run "$GUESTS/hello"
 touch "$T/file"
 refused "a socket that is none" 1 "" "$FIRN" --socket "$T/file" ps
+
+# firnd VALUE...: status 2, and the first line says what was wrong.
+for o in "--socket=" --bank=0 --bank=x --bank=-1 --bank=9999999T --adopt=x \
+    --adopt=-1 --die-with-fd=4K; do
+	status=0
+	timeout 5 "$BUILD/bin/firnd" "$o" 2>"$T/err" </dev/null || status=$?
+	is "firnd $o" "$status $(head -1 "$T/err")" \
+	    "2 firnd: ${o%%=*}: '${o#*=}' is no value for it"
+done
