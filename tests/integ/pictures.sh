@@ -66,6 +66,9 @@ heat s3 >"$T/text"
 shaded "$T/text" >"$T/got"
 works "in letters where stdout is no terminal" diff "$T/round.3" "$T/got"
 is "it fits 80 columns" "$(awk 'length > 80' "$T/text" | wc -l)" 0
+is "a COLUMNS that is no number counts for none" \
+    "$(COLUMNS=-5 "$FIRN" heatmap s3 | grep '^ *0x')" \
+    "$(COLUMNS='' "$FIRN" heatmap s3 | grep '^ *0x')"
 is "it fits what COLUMNS says" "$(COLUMNS=40 "$FIRN" heatmap s3 |
     grep '^ *0x' | awk 'length > 40' | wc -l)" 0
 is "--width: longer rows" "$(heat s3 --width 150 | sed -n 2p | tr -d '\n' |

@@ -235,7 +235,7 @@ static int draw(struct cli *c, const struct heat *h, const char *file)
 static unsigned terminal_width(void)
 {
 	const char *s = getenv("COLUMNS");
-	unsigned long n = s ? strtoul(s, NULL, 10) : 0;
+	uint64_t n = s ? number_at(s) : 0;
 	struct winsize w;
 
 	if (n == 0 && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &w))
