@@ -14,6 +14,7 @@
  *
  * Any function may also return
  *   -EFAULT  an argument points where the program has no memory
+ *   -ENAMETOOLONG  a name of FIRN_NAME_MAX bytes or more
  *   -EINTR   the guest is being killed
  *   -EPIPE   the broker is gone
  */
@@ -58,7 +59,7 @@ long firn_version(void);
 /*
  * Make segment (name) of (size) zero bytes; *out tells where it is. (name) is
  * 1..FIRN_NAME_MAX-1 bytes. -EINVAL (size 0 or not page-aligned, name),
- * -EEXIST, -ENOSPC (too many), -ENOMEM.
+ * -EEXIST, -ENOSPC (too many, or more than may be reserved), -ENOMEM.
  */
 int firn_segment_make(
     const char *name, uint64_t size, struct firn_segment *out);
@@ -76,8 +77,9 @@ int firn_segment_find(const char *name, struct firn_segment *out);
 
 /*
  * Freeze segment (id): a capability for a snapshot of it at one instant. (name)
- * and (out) may be NULL. -ENOENT, -EPERM (a read-only view), -EEXIST (name),
- * -EBUSY (sealing failed: ask again).
+ * and (out) may be NULL. -ENOENT, -EPERM (a read-only view), -EINVAL, -EEXIST
+ * (name), -ENOSPC (too many capabilities, or more than may be reserved), -EBUSY
+ * (sealing failed: ask again).
  */
 int firn_freeze(uint32_t id, const char *name, struct firn_frozen *out);
 /*
@@ -91,8 +93,8 @@ int firn_sever(uint32_t id, const char *name, struct firn_frozen *out);
 /*
  * Show the snapshot (cap) as a new view, at guest-physical (gpa), a multiple of
  * 2 MiB, or where there is room when 0. -EBADF (cap), -EACCES (rights),
- * -EINVAL (an odd address), -ERANGE (beyond what there is), -EEXIST (the
- * address is taken), -ENOSPC. (mode) is an enum firn_map_mode, with
+ * -EINVAL (an odd address, a mode), -ERANGE (beyond what there is), -EEXIST
+ * (the address is taken), -ENOSPC. (mode) is an enum firn_map_mode, with
  * FIRN_MAP_TRACK to keep which pages are read and written (-ENOTSUP where the
  * host cannot).
  */
@@ -121,8 +123,8 @@ int firn_describe(int cap, struct firn_cap_info *out);
  * The pages that differ between snapshots (a) and (b), as at most (max) extents
  * in (buf); (out) counts all. flags: FIRN_EXACT, which goes without saying for
  * those without common history. Pages beyond the end of the shorter one differ
- * where they are not zero. -EBADF, -EACCES, -EINVAL (max beyond
- * FIRN_EXTENTS_MAX), -E2BIG (more extents than the service lists).
+ * where they are not zero. -EBADF, -EACCES, -EINVAL (flags), -E2BIG (max beyond
+ * FIRN_EXTENTS_MAX, or more extents than the service lists).
  */
 int firn_diff(int a, int b, uint32_t flags, struct firn_extent *buf,
     uint32_t max, struct firn_pages *out);
@@ -164,8 +166,9 @@ int firn_meld(const struct firn_meld *m, const char *name,
     struct firn_conflict *buf, struct firn_melded *out);
 
 /*
- * A copy of (cap) with (rights) of its own at most; -EBADF, -EACCES. Seals what
- * is owned first; -EBUSY where that cannot be done now.
+ * A copy of (cap) with (rights) of its own at most; -EBADF, -EACCES, -EINVAL
+ * (rights that there are not), -ENOSPC (too many). Seals what is owned first;
+ * -EBUSY where that cannot be done now.
  */
 int firn_derive(int cap, uint32_t rights);
 int firn_drop(int cap);

@@ -159,6 +159,7 @@ works "a snapshot outlives its VM" cmp "$T/before" "$T/after"
 # --- a guest that freezes itself ------------------------------------------------
 for v in "" .musl; do
 	works "freeze_self$v" "$FIRN" run "$GUESTS/freeze_self$v" $((n / 4))
+	works "what its calls refuse$v" "$FIRN" run "$GUESTS/refused$v"
 done
 
 # --- show: what nobody else has ---------------------------------------------------
