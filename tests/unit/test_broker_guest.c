@@ -21,7 +21,7 @@ static void hostile_calls(void **state)
 	struct wire_gfreeze z = {.id = 0};
 
 	for (uint16_t t = WIRE_G_FREEZE; t < WIRE_TYPE_END; t++)
-		if (t != WIRE_RELAY) /* no guest's */
+		if (t != WIRE_RELAY && t != WIRE_G_CLOSED) /* no question */
 			assert_true(guest_asks(x, f, t, "x", 1) < 0);
 	assert_int_equal(
 	    guest_asks(x, f, WIRE_G_DERIVE, &cap, sizeof(cap)), -EBADF);
@@ -54,6 +54,39 @@ static void hostile_calls(void **state)
 	say(f, WIRE_SEG_MADE, 0, 0, &s, sizeof(s), NULL, 0);
 	must_do(x, "vm.wait", json_pack("{s:s}", "vm", "v"));
 	assert_int_equal(f->nkills, 1);
+	nothing_left(x);
+}
+
+/* It opens without end, and closes what it has not. */
+static void hostile_opens(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	const char name[FIRN_NAME_MAX] = "o";
+	struct wire_gfreeze z = {.name = "o"};
+	struct wire_closed w = {0};
+	int64_t rc = 0;
+	uint32_t n;
+
+	guest_writes(f, 0, 9, 3);
+	assert_true(guest_asks(x, f, WIRE_G_FREEZE, &z, sizeof(z)) > 0);
+	for (n = 0; rc == 0 && n < 1000; n++)
+		rc = guest_asks(x, f, WIRE_G_OPEN, name, sizeof(name));
+	assert_int_equal(rc, -EMFILE);
+	assert_int_equal(n, 129);
+	say(f, WIRE_G_CLOSED, 0, 0, &w, sizeof(w), NULL, 0);
+	w.id = n;
+	say(f, WIRE_G_CLOSED, 0, 0, &w, sizeof(w), NULL, 0);
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_OPEN, name, sizeof(name)), -EMFILE);
+	w.id = 1;
+	for (int i = 0; i < 2; i++)
+		say(f, WIRE_G_CLOSED, 0, 0, &w, sizeof(w), NULL, 0);
+	assert_int_equal(guest_asks(x, f, WIRE_G_OPEN, name, sizeof(name)), 0);
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_OPEN, name, sizeof(name)), -EMFILE);
+	assert_int_equal(f->nkills, 0);
+	end_vm(x, f);
 	nothing_left(x);
 }
 
@@ -248,6 +281,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    T(hostile_calls),
+	    T(hostile_opens),
 	    T(exact_of_guests),
 	    T(one_call_fails),
 	};

@@ -185,6 +185,7 @@ static uint32_t size_of(uint16_t type)
 	    [WIRE_G_SEGMENT] = sizeof(struct wire_segment),
 	    [WIRE_G_MELD] = sizeof(struct wire_gmeld),
 	    [WIRE_G_ADOPT] = sizeof(struct wire_gmap),
+	    [WIRE_G_CLOSED] = sizeof(struct wire_closed),
 	};
 
 	return type < sizeof(size) / sizeof(size[0]) ? size[type] : 0;
@@ -200,7 +201,8 @@ static bool is_foreign(uint16_t type)
 static bool is_event(uint16_t type)
 {
 	return type == WIRE_READY || type == WIRE_STARTED ||
-	       type == WIRE_EXITED || type == WIRE_SEG_GONE;
+	       type == WIRE_EXITED || type == WIRE_SEG_GONE ||
+	       type == WIRE_G_CLOSED;
 }
 
 /* Junk of type (t), in every size: it is ended, or refused, or ignored. */

@@ -426,6 +426,18 @@ static void seg_gone(struct broker *b, struct bvm *vm, struct wire_packet *pk)
 	}
 }
 
+static void snap_closed(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk)
+{
+	struct wire_closed w;
+
+	if (pk->m.len != sizeof(w))
+		return;
+	memcpy(&w, pk->payload, sizeof(w));
+	held_closed(b, vm, w.id);
+	layers_reap(b);
+}
+
 typedef void guest_fn(
     struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a);
 
@@ -474,6 +486,10 @@ void guest_packet(struct broker *b, struct bvm *vm, struct wire_packet *pk)
 	}
 	if (pk->m.type == WIRE_SEG_GONE) {
 		seg_gone(b, vm, pk);
+		return;
+	}
+	if (pk->m.type == WIRE_G_CLOSED) {
+		snap_closed(b, vm, pk);
 		return;
 	}
 	if (fn == NULL) {

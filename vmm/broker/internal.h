@@ -136,6 +136,13 @@ struct pins {
 	uint32_t n;
 };
 
+/* Files that a VM has in use and no place of it shows; see held.c. */
+struct held {
+	struct held *next;
+	uint32_t id; /* its monitor closes it by; 0: a view to come */
+	struct pins pins;
+};
+
 /* A plain one's bits are with the monitor. */
 struct cursor {
 	char name[FIRN_NAME_MAX]; /* "": free */
@@ -239,7 +246,8 @@ struct bvm {
 	uint32_t launch_len;
 	struct ctl_req *launch_rq; /* until WIRE_STARTED */
 
-	struct pins opened; /* for /snap; until the end */
+	struct held *held;
+	uint32_t last_opened; /* id */
 	struct wire_stats stats;
 	bool has_end;
 	struct wire_exited end;
@@ -498,6 +506,21 @@ void asker_answer_guest(struct broker *b, struct asker *a, int64_t status,
 /* The table that the asker's words are in; NULL when it is gone. */
 struct cap_table *asker_caps(struct broker *b, struct asker *a);
 struct home *asker_home(struct broker *b, struct asker *a);
+
+/* --- held.c: files that a VM keeps in use -----------------------------------
+ */
+/* For a view to come. NULL: -ENOSPC (they would be too many), -ENOMEM. */
+struct held *held_new(struct broker *b, struct bvm *vm, const uint32_t *file,
+    uint32_t n, struct err *e);
+/* For /snap, with an id to be closed by; NULL: -EMFILE also. */
+struct held *held_open(struct broker *b, struct bvm *vm, const uint32_t *file,
+    uint32_t n, struct err *e);
+/* A place has the pins now, the caller's. */
+struct pins held_place(struct bvm *vm, struct held *h);
+void held_drop(struct broker *b, struct bvm *vm, struct held *h); /* or NULL */
+/* The guest closed (id), or has no such. */
+void held_closed(struct broker *b, struct bvm *vm, uint32_t id);
+void held_end(struct broker *b, struct bvm *vm);
 
 /* --- lift.c ------------------------------------------------------------------
  */

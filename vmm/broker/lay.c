@@ -334,7 +334,7 @@ static uint32_t view_flags(const struct lay_req *r)
 
 /* What the next freeze is put over: the snapshot, or nothing. */
 static void view_shows(struct broker *b, struct bplace *p,
-    const struct lay_req *r, struct pins *pins)
+    const struct lay_req *r, struct pins pins)
 {
 	if (r->mode == FIRN_MAP_OWN) {
 		own_adopted(b, p, r);
@@ -343,8 +343,7 @@ static void view_shows(struct broker *b, struct bplace *p,
 	map_put(&b->store, &p->cur);
 	p->cur = map_get(&b->store, &r->snap->map);
 	p->shown = snap_hold(r->snap);
-	p->pins = *pins;
-	*pins = (struct pins){0};
+	p->pins = pins;
 	p->kin = kin_hold(r->snap->kin);
 }
 
@@ -353,7 +352,7 @@ struct map_op {
 	struct lay_req r;
 	uint64_t extents;
 	uint64_t begin_ns;
-	struct pins pins;
+	struct held *held; /* NULL: of what is adopted */
 };
 
 static void map_answer(
@@ -393,7 +392,10 @@ static void map_answer(
 		else
 			asker_fail(b, &op->a, &e);
 	} else {
-		view_shows(b, p, &op->r, &op->pins);
+		view_shows(b, p, &op->r,
+		    op->held != NULL ? held_place(vm, op->held)
+				     : (struct pins){0});
+		op->held = NULL;
 		if (op->a.rq == NULL) {
 			struct firn_segment s = {.id = m.id,
 			    .flags = w.flags & ~FIRN_SEG_PRIVATE,
@@ -420,7 +422,7 @@ static void map_answer(
 			(json_int_t)m.id, "snapshot",
 			(json_int_t)op->r.snap->id));
 	}
-	pins_drop(b, &op->pins);
+	held_drop(b, vm, op->held);
 	snap_put(b, op->r.snap);
 	free(op);
 }
@@ -441,15 +443,12 @@ static int send_layers(struct bvm *vm, const struct numbered *x, uint32_t *sent)
 }
 
 /* The monitor was not asked after all. (mo) may be NULL. */
-static void map_unprepare(struct lay_op *op, struct map_op *mo)
+static void map_unprepare(struct lay_op *op, struct bvm *vm, struct map_op *mo)
 {
-	struct bvm *vm = vm_by_id(op->b, op->r.vm);
-
 	if (mo == NULL)
 		return;
-	if (vm != NULL)
-		view_release(op->b, vm, &op->r);
-	pins_drop(op->b, &mo->pins);
+	view_release(op->b, vm, &op->r);
+	held_drop(op->b, vm, mo->held);
 	free(mo);
 }
 
@@ -476,10 +475,12 @@ static int map_prepare(struct lay_op *op, struct bvm *vm,
 		return e->code;
 	}
 	/* What is adopted is the layers' no more. */
-	if (op->r.mode != FIRN_MAP_OWN &&
-	    pins_take(op->b, &mo->pins, x->tab.file, x->tab.nfiles) != 0) {
-		map_unprepare(op, mo);
-		return err_set(e, -ENOMEM, "no memory for a view");
+	if (op->r.mode != FIRN_MAP_OWN) {
+		mo->held = held_new(op->b, vm, x->tab.file, x->tab.nfiles, e);
+		if (mo->held == NULL) {
+			map_unprepare(op, vm, mo);
+			return e->code;
+		}
 	}
 	*out = mo;
 	return 0;
@@ -505,13 +506,14 @@ static int send_map(struct lay_op *op, struct bvm *vm, const struct numbered *x,
 	return rc;
 }
 
-static void send_opened(
-    struct lay_op *op, const struct numbered *x, const int *fds, uint32_t nfds)
+static void send_opened(struct lay_op *op, const struct numbered *x,
+    uint32_t id, const int *fds, uint32_t nfds)
 {
 	struct wire_opened o = {
 	    .npages = op->base.npages,
 	    .nruns = x->runs.n,
 	    .nlayers = x->tab.nfiles,
+	    .id = id,
 	};
 
 	asker_answer_guest(op->b, &op->a, 0, &o, sizeof(o), fds, nfds);
@@ -523,11 +525,18 @@ static int lay_tell(struct lay_op *op, struct bvm *vm, const struct numbered *x,
     int runs_fd, struct err *e)
 {
 	struct map_op *mo = NULL;
+	struct held *opened = NULL;
 	int fds[WIRE_FDS_MAX] = {runs_fd};
 	uint32_t nfds = 1;
 	uint32_t sent = 0;
-	int rc = op->r.open ? 0 : map_prepare(op, vm, x, &mo, e);
+	int rc = 0;
 
+	if (!op->r.open) {
+		rc = map_prepare(op, vm, x, &mo, e);
+	} else {
+		opened = held_open(op->b, vm, x->tab.file, x->tab.nfiles, e);
+		rc = opened == NULL ? e->code : 0;
+	}
 	if (rc != 0)
 		return rc;
 	rc = send_layers(vm, x, &sent);
@@ -537,16 +546,14 @@ static int lay_tell(struct lay_op *op, struct bvm *vm, const struct numbered *x,
 		fds[nfds] = x->tab.fd[sent + nfds - 1];
 		nfds++;
 	}
-	if (rc == 0 && op->r.open &&
-	    pins_add(op->b, &vm->opened, x->tab.file, x->tab.nfiles) != 0)
-		rc = err_set(e, -ENOMEM, "no memory to open a snapshot");
 	if (rc == 0 && op->r.open)
-		send_opened(op, x, fds, nfds);
+		send_opened(op, x, opened->id, fds, nfds);
 	else if (rc == 0)
 		rc = send_map(op, vm, x, mo, fds, nfds, e);
 	if (rc == 0)
 		return 0;
-	map_unprepare(op, mo);
+	map_unprepare(op, vm, mo);
+	held_drop(op->b, vm, opened);
 	if (x->tab.nfiles >= WIRE_FDS_MAX)
 		vm_kill(op->b, vm);
 	return rc;

@@ -35,7 +35,8 @@ uint64_t *pinned_by_vms(const struct broker *b)
 	     vm = vm->next) {
 		uint64_t bit = 1ULL << vm->home->number;
 
-		of_pins(by, &vm->opened, bit);
+		for (const struct held *h = vm->held; h != NULL; h = h->next)
+			of_pins(by, &h->pins, bit);
 		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
 			if (vm->place[i].used)
 				of_place(by, &vm->place[i], bit);

@@ -116,7 +116,7 @@ void vm_end(struct broker *b, struct bvm *vm)
 	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
 		if (vm->place[i].used)
 			place_end(b, vm, &vm->place[i]);
-	pins_drop(b, &vm->opened);
+	held_end(b, vm);
 	caps_drop_all(b, &vm->caps);
 	free(vm->slots);
 	vm->slots = NULL;

@@ -34,11 +34,15 @@ static struct guest_file *file_new(void)
 	return f;
 }
 
-static void file_free(struct guest_file *f)
+static void file_free(struct guest *g, struct guest_file *f)
 {
+	const struct wire_closed w = {.id = f->opened};
+
 	for (uint32_t i = 0; i < f->nlayers; i++)
 		if (f->layer[i] >= 0)
 			(void)close(f->layer[i]);
+	if (f->opened != 0)
+		g->env.ops.tell(g->env.ops.ctx, WIRE_G_CLOSED, &w, sizeof(w));
 	free(f->layer);
 	free(f->run);
 	free(f);
@@ -103,7 +107,7 @@ void file_put(struct guest *g, struct guest_file *f)
 	last = --f->refs == 0;
 	pthread_mutex_unlock(&g->files_lock);
 	if (last)
-		file_free(f);
+		file_free(g, f);
 }
 
 int file_install(struct guest *g, struct guest_file *f, uint64_t min)
@@ -346,6 +350,7 @@ static int take_opened(
 	if (p->m.len < sizeof(o) || runs < 0)
 		return -EPROTO;
 	memcpy(&o, p->payload, sizeof(o));
+	f->opened = o.id;
 	if (o.npages > PLACE_NPAGES_MAX || o.nlayers != before + p->nfds - 1 ||
 	    o.nlayers > SNAP_LAYERS)
 		return -EPROTO;
@@ -403,7 +408,7 @@ int file_open_snap(struct guest *g, const char *name)
 		return -ENOMEM;
 	r = ask_open(g, padded, f);
 	if (r < 0) {
-		file_free(f);
+		file_free(g, f);
 		return r;
 	}
 	return file_install(g, f, 3);

@@ -33,6 +33,7 @@ struct guest_file {
 	size_t nruns;
 	int *layer; /* owned */
 	uint32_t nlayers;
+	uint32_t opened; /* what the broker calls it; 0 */
 };
 
 /* The repeated fault that no mapping cures. */

@@ -79,6 +79,7 @@ enum wire_type {
 	/* monitor -> broker: wire_gdirty -> as WIRE_G_DIFF. Without FIRN_EXACT
 	 * only of a cursor that began with it, else -ENOENT */
 	WIRE_G_DIRTY,
+	WIRE_G_CLOSED, /* wire_closed: of WIRE_G_OPEN; no reply */
 	WIRE_TYPE_END
 };
 
@@ -202,6 +203,11 @@ struct wire_opened {
 	uint64_t npages;
 	uint64_t nruns;
 	uint32_t nlayers;
+	uint32_t id; /* to be closed by; not 0 */
+};
+
+struct wire_closed {
+	uint32_t id;
 	uint32_t pad;
 };
 
