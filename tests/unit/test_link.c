@@ -120,6 +120,57 @@ static void no_room_passes(void **state)
 	}
 }
 
+static int tell_many(struct fix *x, uint32_t seq)
+{
+	struct wire_msg m = {.type = WIRE_LAYERS, .seq = seq};
+	int fds[WIRE_FDS_MAX];
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	int rc;
+
+	for (uint32_t i = 0; i < WIRE_FDS_MAX; i++)
+		fds[i] = fd;
+	rc = link_send(&x->link, &m, NULL, fds, WIRE_FDS_MAX);
+	(void)close(fd);
+	return rc;
+}
+
+static uint32_t packets_there(struct fix *x)
+{
+	uint32_t n = 0;
+
+	while (wire_recv(x->peer, &x->packet) == 1) {
+		n++;
+		wire_close_fds(&x->packet);
+	}
+	return n;
+}
+
+/* A peer that does not read has some descriptors under way, some wait, and no
+ * more of either; once it reads it gets them all. */
+static void a_deaf_one_has_so_many(void **state)
+{
+	struct fix *x = *state;
+	uint32_t n = 0;
+	uint32_t came = 0;
+
+	while (n < 1000 && tell_many(x, n) == 0)
+		n++;
+	assert_true(n * WIRE_FDS_MAX > LINK_FDS_MAX);
+	assert_in_range(x->link.nfds, 4000, LINK_FDS_MAX);
+	assert_false(link_takes(&x->link, WIRE_FDS_MAX));
+	turns(x, 20);
+	came = packets_there(x);
+	assert_in_range(came, 1, 1024 / WIRE_FDS_MAX);
+	for (int i = 0; i < ROUNDS && came < n; i++) {
+		turns(x, 1);
+		came += packets_there(x);
+	}
+	assert_int_equal(came, n);
+	assert_int_equal(x->link.nfds, 0);
+	assert_true(link_takes(&x->link, LINK_FDS_MAX));
+	assert_int_equal(x->lost, 0);
+}
+
 static void others_refuse(void **state)
 {
 	struct fix *x = *state;
@@ -168,6 +219,7 @@ int main(void)
 	    T(others_refuse),
 	    T(others_lose),
 	    T(so_many_wait),
+	    T(a_deaf_one_has_so_many),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,6 +43,7 @@
 #define GRANTS_MAX      512u
 #define GUEST_CALLS_MAX 64u        /* of one VM, that wait for other work */
 #define LINK_QUEUE_MAX  256u       /* packets that wait for a monitor to read */
+#define LINK_FDS_MAX    4352u      /* descriptors in them: of one view */
 #define CURSORS_MAX     8u         /* of one place */
 #define RUNS_MAX        (4u << 20) /* of one step, one view, one diff */
 #define EXTENTS_INLINE  4096u      /* in a reply; more come as a memfd */
@@ -59,6 +60,8 @@ struct link {
 	struct loop_io *io;
 	struct link_out *head, *tail;
 	uint32_t nout;
+	uint32_t nfds;      /* of those that wait */
+	uint32_t under_way; /* descriptors sent, at most so many not read */
 	struct loop_timer again; /* where the kernel had no room */
 };
 
@@ -415,7 +418,9 @@ void place_unpin(struct broker *b, struct bplace *p);
 int link_open(struct link *l, struct loop *loop, int fd, loop_io_fn *fn,
     void *arg, struct err *e);
 void link_close(struct link *l);
-/* A packet for which there is no room waits. 0, -EAGAIN (LINK_QUEUE_MAX wait),
+/* Could packets with (nfds) descriptors wait, all of them, if they had to? */
+bool link_takes(const struct link *l, uint32_t nfds);
+/* A packet for which there is no room waits. 0, -EAGAIN (too many wait),
  * -ENOMEM, -EMFILE, an error of the socket; then
  * nothing was sent. */
 int link_send(struct link *l, const struct wire_msg *m, const void *payload,

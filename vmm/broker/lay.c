@@ -531,6 +531,10 @@ static int lay_tell(struct lay_op *op, struct bvm *vm, const struct numbered *x,
 	uint32_t sent = 0;
 	int rc = 0;
 
+	if (!link_takes(&vm->link, x->tab.nfiles + 1))
+		return err_set(e, -EBUSY,
+		    "the VM's monitor has not read what it was told; try "
+		    "again");
 	if (!op->r.open) {
 		rc = map_prepare(op, vm, x, &mo, e);
 	} else {

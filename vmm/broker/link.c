@@ -1,12 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "vmm/broker/internal.h"
 #include "vmm/core/fdmsg.h"
+
+/*
+ * Descriptors that a monitor has been sent and does not read count against all
+ * that firnd's user may have under way: one that is deaf could have them all.
+ */
+#define UNDER_WAY_MAX 1024u
 
 /* A packet that waits for room in the socket, with descriptors of its own. */
 struct link_out {
@@ -43,6 +51,25 @@ static void link_wait(struct link *l, int why)
 	loop_timer_start(&l->again, FDMSG_PAUSE_MS);
 }
 
+/* wire_send() of not too many descriptors: else as if the kernel had no room,
+ * until all that was sent is read. */
+static int out_send(struct link *l, const struct wire_msg *m,
+    const void *payload, const int *fds, uint32_t nfds)
+{
+	int unread = 0;
+	int rc;
+
+	if (nfds > 0 && l->under_way + nfds > UNDER_WAY_MAX) {
+		if (ioctl(l->fd, SIOCOUTQ, &unread) != 0 || unread != 0)
+			return -ENOBUFS;
+		l->under_way = 0;
+	}
+	rc = wire_send(l->fd, m, payload, fds, nfds);
+	if (rc == 0)
+		l->under_way += nfds;
+	return rc;
+}
+
 int link_open(struct link *l, struct loop *loop, int fd, loop_io_fn *fn,
     void *arg, struct err *e)
 {
@@ -64,7 +91,7 @@ void link_close(struct link *l)
 		out_free(o);
 	}
 	l->tail = NULL;
-	l->nout = 0;
+	l->nout = l->nfds = l->under_way = 0;
 	loop_timer_stop(&l->again);
 	loop_del(l->io);
 	l->io = NULL;
@@ -73,12 +100,18 @@ void link_close(struct link *l)
 	l->fd = -1;
 }
 
+bool link_takes(const struct link *l, uint32_t nfds)
+{
+	return nfds <= LINK_FDS_MAX - l->nfds &&
+	       nfds / WIRE_FDS_MAX + 1 <= LINK_QUEUE_MAX - l->nout;
+}
+
 static int link_queue(struct link *l, const struct wire_msg *m,
     const void *payload, const int *fds, uint32_t nfds)
 {
 	struct link_out *o;
 
-	if (l->nout >= LINK_QUEUE_MAX)
+	if (!link_takes(l, nfds))
 		return -EAGAIN;
 	o = malloc(sizeof(*o) + m->len);
 	if (o == NULL)
@@ -104,6 +137,7 @@ static int link_queue(struct link *l, const struct wire_msg *m,
 		l->head = o;
 	l->tail = o;
 	l->nout++;
+	l->nfds += nfds;
 	return 0;
 }
 
@@ -118,7 +152,7 @@ int link_send(struct link *l, const struct wire_msg *m, const void *payload,
 	if (m->len > WIRE_PAYLOAD_MAX || nfds > WIRE_FDS_MAX)
 		return -EMSGSIZE;
 	if (l->head == NULL) {
-		why = wire_send(l->fd, m, payload, fds, nfds);
+		why = out_send(l, m, payload, fds, nfds);
 		if (why != -EAGAIN && !fdmsg_no_room(why))
 			return why;
 	}
@@ -132,7 +166,7 @@ int link_flush(struct link *l)
 {
 	while (l->head != NULL) {
 		struct link_out *o = l->head;
-		int rc = wire_send(l->fd, &o->m, o->payload, o->fd, o->nfds);
+		int rc = out_send(l, &o->m, o->payload, o->fd, o->nfds);
 
 		if (rc == -EAGAIN || fdmsg_no_room(rc)) {
 			link_wait(l, rc);
@@ -142,6 +176,7 @@ int link_flush(struct link *l)
 		if (l->head == NULL)
 			l->tail = NULL;
 		l->nout--;
+		l->nfds -= o->nfds;
 		out_free(o);
 		if (rc != 0)
 			return rc;
