@@ -45,17 +45,29 @@ struct lay_op {
 	struct err e;
 };
 
-static void lay_free(struct lay_op *op)
+/* What it was to be laid of; it can begin anew. */
+static void lay_forget(struct lay_op *op)
 {
 	if (op->base.npages != 0)
 		map_put(&op->b->store, &op->base);
-	snap_put(op->b, op->r.snap);
 	filetab_free(&op->tab);
 	free(op->from.r);
 	free(op->to);
 	free(op->fd);
 	if (op->zero_fd >= 0)
 		(void)close(op->zero_fd);
+	op->base = (struct map){0};
+	op->tab = (struct filetab){0};
+	op->from = (struct runs){0};
+	op->to = NULL;
+	op->fd = NULL;
+	op->zero_fd = -1;
+}
+
+static void lay_free(struct lay_op *op)
+{
+	lay_forget(op);
+	snap_put(op->b, op->r.snap);
 	if (op->copied.fd >= 0)
 		(void)close(op->copied.fd);
 	layers_reap(op->b);
@@ -659,20 +671,7 @@ static void lay_is_exact(
 /* Begin, perhaps again, with files that tell nothing else. */
 static void lay_exact(struct lay_op *op)
 {
-	if (op->base.npages != 0)
-		map_put(&op->b->store, &op->base);
-	filetab_free(&op->tab);
-	free(op->from.r);
-	free(op->to);
-	free(op->fd);
-	if (op->zero_fd >= 0)
-		(void)close(op->zero_fd);
-	op->base = (struct map){0};
-	op->tab = (struct filetab){0};
-	op->from = (struct runs){0};
-	op->to = NULL;
-	op->fd = NULL;
-	op->zero_fd = -1;
+	lay_forget(op);
 	exact(op->b, op->r.snap, lay_is_exact, op);
 }
 
