@@ -131,16 +131,18 @@ int firn_diff(int a, int b, uint32_t flags, struct firn_extent *buf,
 
 /*
  * The pages of segment (id) written since cursor (name) last advanced; an
- * unknown name starts now, with none. At most (max) extents are in (buf), and
- * (out) counts all; the cursor has passed those that found no room as well,
- * unless flags have FIRN_PEEK, which leaves it where it is. Pages only read may
- * be among them. With FIRN_EXACT there are only those whose bytes differ from
- * what they were then, for the price of a freeze and a comparison; a cursor
- * that began so answers so always. -ENOENT, -EPERM (a read-only view), -EINVAL
- * (name, flags; FIRN_EXACT of a cursor that began without), -ENOSPC (too many
- * cursors; with FIRN_EXACT also no room for what a freeze makes), -E2BIG (max
- * beyond FIRN_EXTENTS_MAX), -EBUSY (sealing failed: ask again). After an error
- * the cursor is where it was.
+ * unknown name starts now, with none. At most (max) extents, the first ones,
+ * are in (buf), and (out) counts all. The cursor advances for the pages that
+ * are told: what found no room comes with a later query, so ask until
+ * out->nextents is at most (max). FIRN_PEEK leaves the cursor where it is.
+ * Pages only read may be among them. With FIRN_EXACT there are only those whose
+ * bytes differ from what they were then, for the price of a freeze and a
+ * comparison; a cursor that began so answers so always. -ENOENT, -EPERM (a
+ * read-only view), -EINVAL (name, flags; FIRN_EXACT of a cursor that began
+ * without), -ENOSPC (too many cursors; with FIRN_EXACT also no room for what a
+ * freeze makes), -E2BIG (max beyond FIRN_EXTENTS_MAX; with FIRN_EXACT also more
+ * extents than the service lists), -EBUSY (sealing failed: ask again). After an
+ * error the cursor is where it was.
  */
 int firn_dirty(uint32_t id, const char *cursor, uint32_t flags,
     struct firn_extent *buf, uint32_t max, struct firn_pages *out);

@@ -78,12 +78,12 @@ static void answer(int64_t ret, const void *data, uint64_t len)
 		put(data, a.len);
 }
 
-static void answer_pages(int64_t ret)
+static void answer_pages(int64_t ret, uint64_t max)
 {
 	uint64_t n = buf.p.pages.nextents;
 
-	if (n > MODEL_EXTENTS_MAX)
-		n = MODEL_EXTENTS_MAX;
+	if (n > max)
+		n = max;
 	answer(ret, &buf.p,
 	    sizeof(struct firn_pages) + n * sizeof(struct firn_extent));
 }
@@ -182,6 +182,7 @@ static void freeze(const struct model_req *q)
 
 static void call(const struct model_req *q)
 {
+	uint64_t max = MODEL_EXTENTS_MAX;
 	int64_t r = -EINVAL;
 
 	switch (q->op) {
@@ -203,14 +204,15 @@ static void call(const struct model_req *q)
 		answer(r, &buf.info, sizeof(buf.info));
 		break;
 	case MODEL_DIRTY:
+		max = q->b < max ? q->b : max;
 		r = firn_dirty(q->id, q->name, (uint32_t)q->a, buf.p.ext,
-		    MODEL_EXTENTS_MAX, &buf.p.pages);
-		answer_pages(r);
+		    (uint32_t)max, &buf.p.pages);
+		answer_pages(r, max);
 		break;
 	case MODEL_DIFF:
 		r = firn_diff((int)q->a, (int)q->b, (uint32_t)q->c, buf.p.ext,
-		    MODEL_EXTENTS_MAX, &buf.p.pages);
-		answer_pages(r);
+		    (uint32_t)max, &buf.p.pages);
+		answer_pages(r, max);
 		break;
 	case MODEL_LOOKUP:
 		answer(firn_lookup(q->name), NULL, 0);

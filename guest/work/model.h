@@ -28,7 +28,9 @@ enum model_op {
 	MODEL_DESCRIBE, /* cap (a); struct firn_cap_info */
 	MODEL_MAP,      /* cap (a), mode (b), gpa (c); answers the segment */
 	MODEL_UNMAP,    /* segment (id) */
-	MODEL_DIRTY,  /* segment (id), cursor (name), flags (a); pages, ext. */
+	/* segment (id), cursor (name), flags (a), extents at most (b), which
+	 * MODEL_EXTENTS_MAX limits; pages and extents */
+	MODEL_DIRTY,
 	MODEL_DIFF,   /* caps (a) and (b), flags (c); pages and extents */
 	MODEL_DERIVE, /* cap (a), rights (b) */
 	MODEL_DROP,   /* cap (a) */

@@ -49,7 +49,8 @@ enum firn_nr {
 	 * *out) -> 0 */
 	FIRN_NR_DIFF,
 	/* (segment id, cursor name, flags, struct firn_extent *buf, max, struct
-	 * firn_pages *out) -> 0 */
+	 * firn_pages *out) -> 0; what (buf) has no room for, the cursor has not
+	 * passed */
 	FIRN_NR_DIRTY,
 	/* (cap, rights) -> cap */
 	FIRN_NR_DERIVE,

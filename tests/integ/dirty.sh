@@ -36,7 +36,9 @@ say t dirty c 0 2
 is "of what began exact, exactly; what finds room, and the number of all" \
     "$said" "ok 3 3 4+1 6+1"
 say t dirty c $exact 8
-is "and it has passed what found none" "$said" "ok 0 0"
+is "what found none comes with the next" "$said" "ok 1 1 8+1"
+say t dirty c $exact 8
+is "and then it has passed that" "$said" "ok 0 0"
 say t write 0 4
 say t write 7 4
 say t dirty c $exact 8
@@ -70,3 +72,57 @@ is "a read-only view" "$said" "error Operation not permitted"
 say t unmap
 say t dirty c $exact 8
 is "no segment" "$said" "error No such file or directory"
+
+# --- a buffer with room for fewer ----------------------------------------------
+# What it has no room for stays, whatever others ask and the guest writes in
+# between.
+say t make e $((4 << 20)) 0
+run=0
+# drain CURSOR: until it has nothing more.
+drain() {
+	for ((i = 0; i < 20; i++)); do
+		say t dirty "$1" 0 64
+		[ "$said" != "ok 0 0" ] || break
+	done
+}
+for kind in plain exact; do
+	flags=$exact
+	[ $kind = exact ] || flags=0
+	say t dirty $kind $flags 0
+	is "$kind: begun without room" "$said" "ok 0 0"
+	say t write 1$((++run)) 10 12 13 100 200 1023
+	say t dirty $kind 0 0
+	is "$kind: no room, no step" "$said" "ok 6 5"
+	say t dirty $kind $peek 1
+	is "$kind: peeked at one" "$said" "ok 6 5 10+1"
+	say t dirty $kind 0 2
+	is "$kind: room for two" "$said" "ok 6 5 10+1 12+2"
+	say t write 2$run 11 100
+	works "$kind: a freeze between" "$FIRN" freeze t:e --name $kind
+	works "$kind: a client's query" "$FIRN" dirty t:e --cursor p
+	works "$kind: and an exact one" "$FIRN" dirty t:e --cursor x --exact
+	say t dirty $kind 0 1
+	is "$kind: one, the new one" "$said" "ok 4 4 11+1"
+	say t dirty $kind 0 8
+	is "$kind: and all that was left" "$said" "ok 3 3 100+1 200+1 1023+1"
+	say t dirty $kind 0 8
+	is "$kind: none is left" "$said" "ok 0 0"
+done
+# However small the buffer, and though it is written meanwhile: in the end every
+# page was told.
+all=$(sort -n <(seq 0 2 198) <(printf '%s\n' 101 201 301) | xargs)
+for kind in plain exact; do
+	drain $kind
+	# shellcheck disable=SC2046 # one word a page
+	say t write 3$((++run)) $(seq 0 2 198)
+	: >"$T/told"
+	for ((i = 1; i <= 60; i++)); do
+		[ $i -gt 3 ] || say t write 4$run $((i * 100 + 1))
+		say t dirty $kind 0 2
+		[ "$said" != "ok 0 0" ] || break
+		tr ' ' '\n' <<<"$said" | grep + >>"$T/told"
+	done
+	is "$kind: each was told" "$(tr + ' ' <"$T/told" |
+	    awk '{ for (i = 0; i < $2; i++) print $1 + i }' | sort -nu |
+	    xargs)" "$all"
+done

@@ -137,6 +137,11 @@ is "another cursor keeps its own" \
 dirty --cursor b --peek | pages_in >"$T/pages"
 is "a freeze takes nothing from a cursor" \
     "$(sort "$T/round" | comm -23 - <(sort "$T/pages") | wc -l)" 0
+refused "bitmap: nowhere to write it" 1 "No such file" \
+    "$FIRN" dirty v:data --cursor b --bitmap "$T/none/bitmap"
+refused "bitmap: no such segment" 1 "segment" \
+    "$FIRN" dirty v:none --cursor b --bitmap "$T/bitmap"
+is "that leaves no file" "$([ -e "$T/bitmap" ] || echo none)" none
 "$FIRN" dirty v:data --cursor b --bitmap "$T/bitmap" >/dev/null
 is "bitmap: a bit a page" "$(stat -c %s "$T/bitmap")" $((n / 8))
 od -A n -v -t u1 -w1 "$T/bitmap" | awk '{ for (b = 0; b < 8; b++) {

@@ -35,6 +35,7 @@ void end_vm(struct world *w, int v);
 /* What steps are made of. */
 void freeze_by_client(struct world *w, bool sever);
 void cursor_begin(struct place *p, int c);
-unsigned char *ask_dirty(struct world *w, struct place *p, int c, bool peek);
+unsigned char *ask_dirty(
+    struct world *w, struct place *p, int c, bool peek, uint64_t *told);
 
 #endif /* TESTS_MODEL_OPS_H */

@@ -13,14 +13,15 @@ void cursor_begin(struct place *p, int c)
 		k->touched = zeroed(p->npages);
 }
 
-static void cursor_advance(struct place *p, int c)
+/* Past the pages before (told). */
+static void cursor_advance(struct place *p, int c, uint64_t told)
 {
 	struct cursor *k = &p->cursor[c];
 
 	if (kinds[c].exact)
-		memcpy(k->base, p->now, len_of(p));
+		memcpy(k->base, p->now, told * PAGE);
 	else
-		memset(k->touched, 0, p->npages);
+		memset(k->touched, 0, told);
 }
 
 static unsigned char *ask_extents(
@@ -71,8 +72,10 @@ struct pages_ans {
 	struct firn_extent ext[MODEL_EXTENTS_MAX];
 };
 
-static unsigned char *ask_guest(
-    struct world *w, int v, const struct model_req *q, uint64_t npages)
+/* What a guest is told that has room for (max) extents: of all pages before
+ * (*told). */
+static unsigned char *ask_guest(struct world *w, int v,
+    const struct model_req *q, uint64_t npages, uint64_t max, uint64_t *told)
 {
 	struct pages_ans *a = zeroed(sizeof(*a));
 	unsigned char *got = zeroed(npages);
@@ -81,22 +84,27 @@ static unsigned char *ask_guest(
 
 	if (rc != 0)
 		wrong(w, "%s", strerror((int)-rc));
-	assert_true(a->pages.nextents <= MODEL_EXTENTS_MAX);
-	for (uint64_t i = 0; i < a->pages.nextents; i++)
+	assert_true(
+	    max < MODEL_EXTENTS_MAX || a->pages.nextents <= MODEL_EXTENTS_MAX);
+	for (uint64_t i = 0; i < a->pages.nextents && i < max; i++)
 		add_range(
 		    w, got, npages, &end, a->ext[i].first, a->ext[i].npages);
+	*told = a->pages.nextents > max ? end : npages;
 	free(a);
 	return got;
 }
 
-unsigned char *ask_dirty(struct world *w, struct place *p, int c, bool peek)
+unsigned char *ask_dirty(
+    struct world *w, struct place *p, int c, bool peek, uint64_t *told)
 {
 	struct model_req q = named(MODEL_DIRTY, kinds[c].name);
 
 	q.id = p->id;
-	q.a = peek ? FIRN_PEEK : 0;
+	q.a = (peek ? FIRN_PEEK : 0) | (kinds[c].exact ? FIRN_EXACT : 0);
+	q.b = rnd(w, 2) ? MODEL_EXTENTS_MAX : rnd(w, 4);
 	if (kinds[c].guest)
-		return ask_guest(w, p->vm, &q, p->npages);
+		return ask_guest(w, p->vm, &q, p->npages, q.b, told);
+	*told = p->npages;
 	if (rnd(w, 3) == 0)
 		return ask_bitmap(w, p, c, peek);
 	return ask_extents(w, p, c, peek);
@@ -109,21 +117,23 @@ void op_dirty(struct world *w)
 	bool peek = rnd(w, 3) == 0;
 	struct cursor *k = &p->cursor[c];
 	unsigned char *none = zeroed(p->npages);
-	unsigned char *got = ask_dirty(w, p, c, peek);
+	uint64_t told;
+	unsigned char *got = ask_dirty(w, p, c, peek, &told);
 
 	if (!k->on) {
+		assert_int_equal(told, p->npages);
 		check_set(w, got, none, p->npages, true);
 		cursor_begin(p, c);
 	} else if (kinds[c].exact) {
-		check_diff_set(w, got, k->base, p->now, p->npages, true);
+		check_diff_set(w, got, k->base, p->now, told, true);
 	} else {
-		check_set(w, got, k->touched, p->npages, false);
+		check_set(w, got, k->touched, told, false);
 	}
 	if (!peek) {
-		cursor_advance(p, c);
+		cursor_advance(p, c, told);
 		/* The guest waits for input meanwhile, and writes nothing. */
-		if (rnd(w, 4) == 0)
-			check_set(w, ask_dirty(w, p, c, rnd(w, 2)), none,
+		if (told == p->npages && rnd(w, 4) == 0)
+			check_set(w, ask_dirty(w, p, c, rnd(w, 2), &told), none,
 			    p->npages, true);
 	}
 	free(none);
@@ -182,6 +192,7 @@ void op_guest_diff(struct world *w)
 	unsigned char *pa;
 	unsigned char *pb;
 	uint64_t most;
+	uint64_t told;
 
 	if (a == NULL)
 		return;
@@ -193,7 +204,8 @@ void op_guest_diff(struct world *w)
 	q.c = rnd(w, 2) ? FIRN_EXACT : 0;
 	pa = padded(a->bytes, a->npages, most);
 	pb = padded(b->bytes, b->npages, most);
-	check_diff_set(w, ask_guest(w, v, &q, most), pa, pb, most, q.c != 0);
+	check_diff_set(w, ask_guest(w, v, &q, most, MODEL_EXTENTS_MAX, &told),
+	    pa, pb, most, q.c != 0);
 	free(pa);
 	free(pb);
 }

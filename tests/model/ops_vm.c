@@ -61,12 +61,13 @@ void op_pause(struct world *w)
 {
 	int v = (int)rnd(w, NVMS);
 	struct place *p = some_place(w, WRITABLE);
+	uint64_t told;
 
 	json_decref(rig_call(&w->g, "vm.pause",
 	    json_pack("{s:s}", "vm", w->vm[v].ref), NULL, 0));
 	if (room_for_snap(w))
 		freeze_by_client(w, false);
-	free(ask_dirty(w, p, 0, true));
+	free(ask_dirty(w, p, 0, true, &told));
 	json_decref(rig_call(&w->g, "vm.resume",
 	    json_pack("{s:s}", "vm", w->vm[v].ref), NULL, 0));
 	if (!p->cursor[0].on)

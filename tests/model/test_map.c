@@ -260,6 +260,33 @@ static void check_mark(struct world *w)
 	assert_true((uint64_t)mark.visits <= 4 * w->st.nnodes + NMAPS);
 }
 
+/* Two maps of one size joined at a page; with memory that may fail first. */
+static void check_splice(struct world *w, int low, int high)
+{
+	uint64_t at = rnd(w, w->npages[low] + 1);
+	long alive = w->alive;
+	struct walked k = {.next = 0};
+	struct spot model[NPAGES_MAX];
+	struct map m;
+
+	memcpy(model, w->model[high], sizeof(model));
+	memcpy(model, w->model[low], at * sizeof(model[0]));
+	w->left = rnd(w, 2) ? (long)rnd(w, 10) : -1;
+	if (map_splice(&w->st, &w->map[low], &w->map[high], at, &m) != 0) {
+		assert_true(w->left == 0);
+		assert_int_equal(w->alive, alive);
+		w->left = -1;
+		assert_int_equal(
+		    map_splice(&w->st, &w->map[low], &w->map[high], at, &m), 0);
+	}
+	w->left = -1;
+	k.model = model;
+	assert_int_equal(map_walk(&m, 0, m.npages, check_run, &k), 0);
+	assert_int_equal(k.next, w->npages[low]);
+	map_put(&w->st, &m);
+	assert_int_equal(w->alive, alive);
+}
+
 /* Replace map (to) by (from) with random runs over it; sometimes memory fails
  * somewhere on the way first. */
 static void step(struct world *w)
@@ -288,6 +315,7 @@ static void step(struct world *w)
 	check_lookup(w, to);
 	check_diff(w, from, to);
 	check_diff(w, to, (int)rnd(w, NMAPS));
+	check_splice(w, to, to % 2 + 2 * (int)rnd(w, NMAPS / 2));
 	check_counts(w);
 	check_mark(w);
 	/* One may be the table of the maps held. */

@@ -7,6 +7,7 @@ const struct cursor_kind kinds[NCURSORS] = {
     {"e0", false, true},
     {"e1", false, true},
     {"g0", true, false},
+    {"g1", true, true},
 };
 
 uint64_t rnd(struct world *w, uint64_t below)

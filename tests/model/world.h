@@ -15,7 +15,7 @@
 #define NVMS       2
 #define NPLACES    24 /* of both VMs */
 #define NSNAPS     20
-#define NCURSORS   5
+#define NCURSORS   6
 #define PLACES_MAX 9 /* of one VM */
 
 /* What a cursor is: who asks, and how. */

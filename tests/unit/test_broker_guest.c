@@ -90,16 +90,23 @@ static void hostile_opens(void **state)
 	nothing_left(x);
 }
 
-/* The pages that its guest's exact query names; or -errno. */
-static int64_t guest_exact(
-    struct world *x, struct fake *f, const char *cursor, uint32_t flags)
+/* The pages that its guest's exact query names, of which it has room for (max)
+ * extents; or -errno. */
+static int64_t guest_exact_max(struct world *x, struct fake *f,
+    const char *cursor, uint32_t flags, uint32_t max)
 {
-	struct wire_gdirty g = {.flags = flags, .max = 2};
+	struct wire_gdirty g = {.flags = flags, .max = max};
 	int64_t rc;
 
 	(void)snprintf(g.cursor, sizeof(g.cursor), "%s", cursor);
 	rc = guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g));
 	return rc < 0 ? rc : (int64_t)f->last_pages.pages;
+}
+
+static int64_t guest_exact(
+    struct world *x, struct fake *f, const char *cursor, uint32_t flags)
+{
+	return guest_exact_max(x, f, cursor, flags, NPAGES);
 }
 
 static json_int_t client_exact(struct world *x)
@@ -131,10 +138,16 @@ static void exact_of_guests(void **state)
 	guest_writes(f, 4, 8, 1000); /* as they were */
 	assert_int_equal(
 	    guest_exact(x, f, "c", FIRN_EXACT | FIRN_PEEK), NPAGES / 8);
-	assert_int_equal(f->last_pages.nextents, NPAGES / 8);
-	assert_int_equal(f->last_nsent, 2); /* as many as there is room for */
+	/* It passes as many as there is room for. */
+	for (uint32_t max = 0; max < 3; max++) {
+		assert_int_equal(guest_exact_max(x, f, "c", FIRN_EXACT, max),
+		    NPAGES / 8 - max * (max - 1) / 2);
+		assert_int_equal(f->last_pages.nextents, f->last_pages.pages);
+		assert_int_equal(f->last_nsent, max);
+	}
+	guest_writes(f, 16, NPAGES, 2001); /* passed already: told again */
 	/* One that began exact answers so always; and now it has passed. */
-	assert_int_equal(guest_exact(x, f, "c", 0), NPAGES / 8);
+	assert_int_equal(guest_exact(x, f, "c", 0), NPAGES / 8 - 2);
 	assert_int_equal(guest_exact(x, f, "c", FIRN_EXACT), 0);
 	/* The client's of that name is another. */
 	assert_int_equal(client_exact(x), NPAGES / 8);

@@ -132,6 +132,46 @@ static void test_dirty_refuses(void **state)
 	    place_dirty(p, "more", false, &words, &n, &e), -ENOSPC);
 }
 
+static uint64_t *dirty_of(struct place *p, const char *cursor)
+{
+	struct err e = {0};
+	uint64_t *words;
+	uint64_t n;
+
+	assert_int_equal(place_dirty(p, cursor, false, &words, &n, &e), 0);
+	return words;
+}
+
+/* What was not told comes again, with what was written since; for that cursor
+ * alone. */
+static void test_dirty_untold(void **state)
+{
+	struct kvmplaces *g = *state;
+	struct place *p = make(g);
+	uint64_t *words;
+
+	free(dirty_of(p, "c"));
+	free(dirty_of(p, "other"));
+	put(g, 3, 1);
+	put(g, 5, 1);
+	words = dirty_of(p, "c");
+	assert_int_equal(words[0], 1u << 3 | 1u << 5);
+	put(g, 7, 1);
+	words[0] = 1u << 5;
+	place_dirty_untold(p, "c", words);
+	place_dirty_untold(p, "unknown", words);
+	free(words);
+	words = dirty_of(p, "c");
+	assert_int_equal(words[0], 1u << 5 | 1u << 7);
+	free(words);
+	words = dirty_of(p, "other");
+	assert_int_equal(words[0], 1u << 3 | 1u << 5 | 1u << 7);
+	free(words);
+	words = dirty_of(p, "c");
+	assert_int_equal(words[0], 0);
+	free(words);
+}
+
 /* --- what a freeze promises --------------------------------------------------
  */
 
@@ -328,6 +368,7 @@ int main(void)
 	    TEST(test_open_refuses),
 	    TEST(test_too_many_runs),
 	    TEST(test_dirty_refuses),
+	    TEST(test_dirty_untold),
 	    TEST(test_layer_never_grows),
 	    TEST(test_later_is_dense),
 	    TEST(test_later_large),

@@ -160,7 +160,8 @@ FIRN_API int firn_diff(struct firn *c, const char *a, const char *b, int exact,
     struct firn_pageset *out, struct firn_error *e);
 #define FIRN_DIRTY_PEEK  1
 #define FIRN_DIRTY_EXACT 2
-/* Written since (cursor) last advanced; (segment) may be NULL. */
+/* Written since (cursor) last advanced; (segment) may be NULL. The cursor
+ * advances when the answer is sent: after -ENOMEM or -EPROTO it may have. */
 FIRN_API int firn_dirty(struct firn *c, const char *vm, const char *segment,
     const char *cursor, int flags, struct firn_pageset *out,
     struct firn_error *e);

@@ -38,16 +38,17 @@ struct diff_op {
 	struct err e;
 };
 
-static void diff_end(struct diff_op *op, bool answered)
+static int diff_end(struct diff_op *op, uint64_t told)
 {
-	if (op->end != NULL)
-		op->end(op->b, answered, op->end_ctx);
+	diff_end_fn *end = op->end;
+
 	op->end = NULL;
+	return end == NULL ? 0 : end(op->b, told, op->end_ctx);
 }
 
 static void diff_free(struct diff_op *op)
 {
-	diff_end(op, false);
+	(void)diff_end(op, 0);
 	for (int i = 0; i < 2; i++) {
 		if (op->have[i])
 			map_put(&op->b->store, &op->map[i]);
@@ -259,16 +260,27 @@ static void answer_client(struct diff_op *op)
 	int fd;
 	int rc = pages_result(op, r, &fd);
 
+	if (rc == 0 && !ctl_req_cancelled(op->a.rq))
+		rc = diff_end(op, op->map[1].npages);
 	if (rc != 0) {
 		json_decref(r);
 		(void)err_set(&e, rc, "no memory for the list of pages");
 		ctl_fail(op->a.rq, &e);
 	} else {
-		diff_end(op, !ctl_req_cancelled(op->a.rq));
 		ctl_reply(op->a.rq, r, &fd, fd >= 0 ? 1 : 0);
 	}
 	if (fd >= 0)
 		(void)close(fd);
+}
+
+/* Up to which page the first (n) extents tell of everything. */
+static uint64_t told_by(const struct diff_op *op, uint64_t n)
+{
+	const struct extents *o = &op->out;
+
+	if (n == o->n)
+		return op->map[1].npages;
+	return n == 0 ? 0 : o->x[n - 1].first + o->x[n - 1].npages;
 }
 
 static void answer_guest(struct diff_op *op)
@@ -280,16 +292,17 @@ static void answer_guest(struct diff_op *op)
 	};
 	uint64_t n = op->out.n < op->max ? op->out.n : op->max;
 	int fd = wire_blob("firn-extents", op->out.x, n * sizeof(*op->out.x));
+	int rc = fd < 0 ? fd : diff_end(op, told_by(op, n));
 	struct err e;
 
-	if (fd < 0) {
-		(void)err_set(&e, fd, "no memory for the list of pages");
+	if (rc != 0) {
+		(void)err_set(&e, rc, "no memory for the list of pages");
 		asker_fail(op->b, &op->a, &e);
-		return;
+	} else {
+		asker_answer_guest(op->b, &op->a, 0, &p, sizeof(p), &fd, 1);
 	}
-	diff_end(op, true);
-	asker_answer_guest(op->b, &op->a, 0, &p, sizeof(p), &fd, 1);
-	(void)close(fd);
+	if (fd >= 0)
+		(void)close(fd);
 }
 
 static void diff_done(struct work *w)
@@ -488,7 +501,7 @@ void diff_maps(struct broker *b, struct asker a, struct map x, struct map y,
 	if (op == NULL) {
 		map_put(&b->store, &x);
 		map_put(&b->store, &y);
-		end(b, false, ctx);
+		(void)end(b, 0, ctx);
 		return;
 	}
 	op->map[0] = x;

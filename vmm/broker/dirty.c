@@ -9,7 +9,8 @@
  * could not be told. One that began exact answers exactly always.
  *
  * A guest has its own: its monitor answers of plain ones, and asks here only of
- * what it does not know as one.
+ * what it does not know as one. A guest's buffer may be too small for all there
+ * is: the cursor then passes only the pages that it was told of.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -105,26 +106,48 @@ static int bits_to_extents(const uint64_t *w, uint64_t nbits,
 	return 0;
 }
 
-static int plain_result(struct ctl_req *rq, const uint64_t *words,
-    uint64_t npages, json_t **out, int *fd)
+static int plain_extents(
+    const uint64_t *words, uint64_t npages, json_t **out, int *fd)
 {
 	struct firn_extent *x = NULL;
 	uint64_t n;
 	uint64_t pages;
 	int rc = bits_to_extents(words, npages, &x, &n, &pages);
 
-	*fd = -1;
 	if (rc != 0)
 		return rc;
 	*out = json_pack("{s:I}", "pages", (json_int_t)pages);
-	if (ctl_bool(rq, "bitmap")) {
-		*fd = wire_blob("firn-bitmap", words, (npages + 63) / 64 * 8);
-		rc = *fd < 0 ? *fd : 0;
-		(void)json_object_set_new(*out, "bitmap_fd", json_integer(0));
-	} else {
-		rc = extents_result(*out, x, n, fd);
-	}
+	rc = extents_result(*out, x, n, fd);
 	free(x);
+	return rc;
+}
+
+/* As it came: however scattered, it has its size. */
+static int plain_bitmap(
+    const uint64_t *words, uint64_t npages, json_t **out, int *fd)
+{
+	uint64_t nwords = (npages + 63) / 64;
+	uint64_t pages = 0;
+
+	for (uint64_t i = 0; i < nwords; i++)
+		pages += (uint64_t)__builtin_popcountll(words[i]);
+	*out =
+	    json_pack("{s:I,s:i}", "pages", (json_int_t)pages, "bitmap_fd", 0);
+	if (*out == NULL)
+		return -ENOMEM;
+	*fd = wire_blob("firn-bitmap", words, nwords * sizeof(*words));
+	return *fd < 0 ? *fd : 0;
+}
+
+static int plain_result(struct ctl_req *rq, const uint64_t *words,
+    uint64_t npages, json_t **out, int *fd)
+{
+	int rc;
+
+	*out = NULL;
+	*fd = -1;
+	rc = ctl_bool(rq, "bitmap") ? plain_bitmap(words, npages, out, fd)
+				    : plain_extents(words, npages, out, fd);
 	if (rc != 0)
 		json_decref(*out);
 	return rc;
@@ -162,10 +185,15 @@ static uint64_t *plain_bits(const struct plain_op *op,
 			((uint64_t *)bits)[i] |= ((uint64_t *)owed)[i];
 		free(owed);
 	}
-	if (*rc == 0)
-		return bits;
-	free(bits);
-	return NULL;
+	if (*rc != 0) {
+		free(bits);
+		return NULL;
+	}
+	/* Bits of no page, from a monitor that is not ours. */
+	if (op->npages % 64 != 0)
+		((uint64_t *)bits)[op->npages / 64] &=
+		    (1ULL << op->npages % 64) - 1;
+	return bits;
 }
 
 /* The monitor has forgotten these bits (in *fd) and nobody was told of them:
@@ -282,21 +310,35 @@ static struct cursor *exact_set(const struct exact_op *op, struct bplace *p)
 	return op->a.rq != NULL ? p->cursor : p->guest_cursor;
 }
 
-static void exact_end(struct broker *b, bool answered, void *ctx)
+/* The cursor passes what is told: the pages before (told). */
+static int exact_pass(
+    struct broker *b, struct cursor *c, const struct map *to, uint64_t told)
+{
+	struct map next;
+	int rc = map_splice(&b->store, to, &c->base, told, &next);
+
+	if (rc != 0)
+		return rc;
+	map_put(&b->store, &c->base);
+	c->base = next;
+	return 0;
+}
+
+static int exact_end(struct broker *b, uint64_t told, void *ctx)
 {
 	struct exact_op *op = ctx;
 	struct bvm *vm = vm_by_id(b, op->vm);
 	struct bplace *p = vm == NULL ? NULL : place_by_id(vm, op->place);
 	struct cursor *c =
 	    p == NULL ? NULL : find(exact_set(op, p), op->cursor);
+	int rc = 0;
 
-	if (answered && !op->peek && c != NULL && c->exact &&
-	    p->npages == op->to.npages) {
-		map_put(&b->store, &c->base);
-		c->base = map_get(&b->store, &op->to);
-	}
+	if (!op->peek && told > 0 && c != NULL && c->exact &&
+	    p->npages == op->to.npages)
+		rc = exact_pass(b, c, &op->to, told);
 	map_put(&b->store, &op->to);
 	free(op);
+	return rc;
 }
 
 static void exact_lifted(struct broker *b, struct bvm *vm, struct bplace *p,

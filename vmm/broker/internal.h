@@ -637,8 +637,9 @@ struct side {
 void diff(struct broker *b, struct asker a, const struct side side[2],
     bool exact, uint32_t max);
 /* Compare two maps byte by byte, both taken over; for exact cursors. (end) is
- * called once, whether the asker gets the answer or not. */
-typedef void diff_end_fn(struct broker *b, bool answered, void *ctx);
+ * called once: what differs in the pages before (told) is about to be answered,
+ * unless that fails; 0: nothing is. */
+typedef int diff_end_fn(struct broker *b, uint64_t told, void *ctx);
 void diff_maps(struct broker *b, struct asker a, struct map x, struct map y,
     uint32_t max, diff_end_fn *end, void *ctx);
 /* The snapshot or VM:SEGMENT that parameter (param) names, to be compared. */

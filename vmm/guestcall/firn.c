@@ -518,71 +518,86 @@ static int64_t do_meld(struct guest_call *c)
 	return r;
 }
 
+/* A set of pages, and its extents as far as there is room for them. */
+struct page_set {
+	uint64_t *words;
+	uint64_t nwords;
+	struct firn_pages count;
+};
+
+static bool bit_at(const struct page_set *s, uint64_t i)
+{
+	return i < s->nwords * 64 && (s->words[i / 64] >> (i % 64) & 1);
+}
+
+static void clear_bits(struct page_set *s, const struct firn_extent *x)
+{
+	for (uint64_t i = x->first; i < x->first + x->npages; i++)
+		s->words[i / 64] &= ~(1ULL << i % 64);
+}
+
+/* The set as extents: all of them counted; those that (a) has room for, the
+ * first ones, go there and leave the set. */
+static void take_extents(struct page_set *s, struct answer *a)
+{
+	struct firn_pages *n = &s->count;
+	uint64_t i = 0;
+
+	while (i < s->nwords * 64) {
+		struct firn_extent x = {.first = i};
+
+		if (s->words[i / 64] == 0) {
+			i = (i / 64 + 1) * 64;
+			continue;
+		}
+		while (bit_at(s, i))
+			i++;
+		x.npages = i - x.first;
+		if (x.npages == 0) {
+			i++;
+			continue;
+		}
+		n->pages += x.npages;
+		if (n->nextents < a->max) {
+			a->x[n->nextents] = x;
+			clear_bits(s, &x);
+		}
+		n->nextents++;
+	}
+}
+
 struct dirty_job {
 	struct guest *g;
 	uint32_t id;
 	const char *cursor;
 	bool peek;
 	bool begin; /* one that is not known; else -ESRCH */
-	uint64_t *words;
-	uint64_t nwords;
-	uint64_t pages;
+	struct page_set set;
+	struct answer a;
 };
 
+/* The cursor passes what there is room to tell of. */
 static int dirty_on_control(void *arg)
 {
 	struct dirty_job *j = arg;
 	struct place *p = places_by_id(j->g->env.places, j->id);
 	struct place_info info;
+	uint64_t pages;
+	int r;
 
 	if (!p)
 		return -ENOENT;
 	if (!j->begin && !place_has_cursor(p, j->cursor))
 		return -ESRCH;
 	place_info(p, &info);
-	j->nwords = (info.npages + 63) / 64;
-	return place_dirty(p, j->cursor, j->peek, &j->words, &j->pages, NULL);
-}
-
-static bool bit_at(const struct dirty_job *j, uint64_t i)
-{
-	return i < j->nwords * 64 && (j->words[i / 64] >> (i % 64) & 1);
-}
-
-/* The bitmap as extents: at most (max) in (buf), all of them counted. */
-static uint64_t to_extents(
-    const struct dirty_job *j, struct firn_extent *buf, uint64_t max)
-{
-	uint64_t n = 0;
-	uint64_t i = 0;
-
-	while (i < j->nwords * 64) {
-		uint64_t first = i;
-
-		if (j->words[i / 64] == 0) {
-			i = (i / 64 + 1) * 64;
-			continue;
-		}
-		while (bit_at(j, i))
-			i++;
-		if (i == first) {
-			i++;
-			continue;
-		}
-		if (n < max)
-			buf[n] = (struct firn_extent){first, i - first};
-		n++;
-	}
-	return n;
-}
-
-static int64_t give_dirty(
-    struct guest_call *c, const struct answer *a, const struct dirty_job *j)
-{
-	struct firn_pages pages = {.pages = j->pages};
-
-	pages.nextents = to_extents(j, a->x, a->max);
-	return give_extents(c, a, pages.nextents, &pages);
+	j->set.nwords = (info.npages + 63) / 64;
+	r = place_dirty(p, j->cursor, j->peek, &j->set.words, &pages, NULL);
+	if (r < 0)
+		return r;
+	take_extents(&j->set, &j->a);
+	if (!j->peek)
+		place_dirty_untold(p, j->cursor, j->set.words);
+	return 0;
 }
 
 /* A plain cursor, that the control thread has. */
@@ -595,16 +610,15 @@ static int64_t dirty_plain(struct guest_call *c, const char *name, bool begin)
 	    .peek = c->a[2] & FIRN_PEEK,
 	    .begin = begin,
 	};
-	struct answer a;
-	int64_t r = answer_make(&a, false, c->a[4]);
+	int64_t r = answer_make(&j.a, false, c->a[4]);
 
 	if (r == 0)
 		r = c->g->env.ops.on_control(
 		    c->g->env.ops.ctx, dirty_on_control, &j);
 	if (r == 0)
-		r = give_dirty(c, &a, &j);
-	answer_free(&a);
-	free(j.words);
+		r = give_extents(c, &j.a, j.set.count.nextents, &j.set.count);
+	answer_free(&j.a);
+	free(j.set.words);
 	return r;
 }
 
@@ -697,20 +711,19 @@ static int touched_on_control(void *arg)
 static int64_t touched(struct guest_call *c)
 {
 	struct touched_job j = {.g = c->g, .id = (uint32_t)c->a[0]};
-	struct dirty_job bits = {0};
+	struct page_set set = {0};
 	struct answer a;
 	int64_t r = answer_make(&a, false, c->a[4]);
 
 	if (r == 0)
 		r = c->g->env.ops.on_control(
 		    c->g->env.ops.ctx, touched_on_control, &j);
-	bits.words = c->a[1] == FIRN_WRITTEN ? j.sets.writes : j.sets.reads;
-	bits.nwords = j.nwords;
 	if (r == 0) {
-		for (uint64_t i = 0; i < j.nwords; i++)
-			bits.pages +=
-			    (uint64_t)__builtin_popcountll(bits.words[i]);
-		r = give_dirty(c, &a, &bits);
+		set.words =
+		    c->a[1] == FIRN_WRITTEN ? j.sets.writes : j.sets.reads;
+		set.nwords = j.nwords;
+		take_extents(&set, &a);
+		r = give_extents(c, &a, set.count.nextents, &set.count);
 	}
 	place_sets_free(&j.sets);
 	answer_free(&a);

@@ -427,12 +427,27 @@ static int check_indices(const struct page_run *r, size_t n)
 	return 0;
 }
 
+/* A new map, of the entry that (derived) unless there was no memory for it. The
+ * table of maps has room. */
+static int derived_map(struct map_store *st, uint64_t npages, bool derived,
+    uint64_t entry, struct map *out)
+{
+	(void)map_reap(st, MAP_PUT_NODES);
+	if (derived) {
+		*out = (struct map){.npages = npages, .entry = entry};
+		root_get(st, out);
+	}
+	roots_trim(st);
+	return derived ? 0 : -ENOMEM;
+}
+
 int map_apply(struct map_store *st, const struct map *base,
     const struct page_run *runs, size_t n, struct map *out)
 {
 	struct apply ap = {
 	    .st = st, .run = runs, .end = runs + n, .npages = base->npages};
-	uint64_t entry;
+	uint64_t entry = 0;
+	bool done;
 	int rc = run_list_check(runs, n, base->npages);
 
 	if (rc == 0)
@@ -441,17 +456,50 @@ int map_apply(struct map_store *st, const struct map *base,
 		rc = roots_reserve(st);
 	if (rc != 0)
 		return rc;
-	if (!apply_span(&ap, base->entry, root_level(base->npages), 0, &entry))
-		rc = -ENOMEM;
-	(void)map_reap(st, MAP_PUT_NODES);
-	if (rc != 0) {
-		roots_trim(st);
-		return rc;
+	done =
+	    apply_span(&ap, base->entry, root_level(base->npages), 0, &entry);
+	return derived_map(st, base->npages, done, entry, out);
+}
+
+/* --- splice --------------------------------------------------------------- */
+
+/* The span from (start) at (level): of (low) before page (at), of (high) from
+ * there on. */
+static bool splice_span(struct apply *ap, uint64_t low, uint64_t high,
+    unsigned level, uint64_t start, uint64_t at, uint64_t *out)
+{
+	uint64_t end = min_u64(start + level_span(level), ap->npages);
+	uint64_t child[MAP_FANOUT] = {0};
+
+	if (low == high || at <= start || at >= end) {
+		*out = entry_get(ap->st, at <= start ? high : low);
+		return true;
 	}
-	*out = (struct map){.npages = base->npages, .entry = entry};
-	root_get(st, out);
-	roots_trim(st);
-	return 0;
+	for (unsigned i = 0; i < MAP_FANOUT; i++)
+		if (!splice_span(ap,
+			child_entry(low, level, start, i, ap->npages),
+			child_entry(high, level, start, i, ap->npages),
+			level - 1, start + i * level_span(level - 1), at,
+			&child[i])) {
+			put_children(ap->st, child);
+			return false;
+		}
+	return join_children(ap, high, level, start, child, out);
+}
+
+int map_splice(struct map_store *st, const struct map *low,
+    const struct map *high, uint64_t at, struct map *out)
+{
+	struct apply ap = {.st = st, .npages = low->npages};
+	uint64_t entry = 0;
+	bool done;
+
+	assert(low->npages == high->npages);
+	if (roots_reserve(st) != 0)
+		return -ENOMEM;
+	done = splice_span(&ap, low->entry, high->entry,
+	    root_level(low->npages), 0, at, &entry);
+	return derived_map(st, low->npages, done, entry, out);
 }
 
 /* --- read ----------------------------------------------------------------- */

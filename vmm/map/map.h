@@ -93,6 +93,15 @@ bool map_reap(struct map_store *st, uint64_t max);
 int map_apply(struct map_store *st, const struct map *base,
     const struct page_run *runs, size_t n, struct map *out);
 
+/*
+ * Derive *out from two maps of equal size, which stay as they are: its pages
+ * before (at), which is at most their number, are as in (low), the others as in
+ * (high). Costs a path through the tree, however much they differ. -ENOMEM:
+ * nothing changed.
+ */
+int map_splice(struct map_store *st, const struct map *low,
+    const struct map *high, uint64_t at, struct map *out);
+
 /* Where (page) is, and for how many pages from there at least: one run. */
 int map_lookup(const struct map *m, uint64_t page, struct page_run *out);
 

@@ -77,7 +77,8 @@ enum wire_type {
 	/* broker -> monitor: wire_relay -> wire_relayed; fds: as WIRE_MAP */
 	WIRE_RELAY,
 	/* monitor -> broker: wire_gdirty -> as WIRE_G_DIFF. Without FIRN_EXACT
-	 * only of a cursor that began with it, else -ENOENT */
+	 * only of a cursor that began with it, else -ENOENT. The cursor passes
+	 * what is in the memfd */
 	WIRE_G_DIRTY,
 	WIRE_G_CLOSED, /* wire_closed: of WIRE_G_OPEN; no reply */
 	WIRE_TYPE_END
