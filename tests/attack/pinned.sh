@@ -119,3 +119,33 @@ let_go
 works "then it can" "$FIRN" map b p --name sealed
 told "b has what e wrote" ok b check sealed 6
 is "owned no more" "$("$FIRN" show p --json | jq .owned)" false
+
+# Nor by who adopts: it gets the memory, and loses nothing. That cannot be sealed
+# either, so it is frozen once the page is let go.
+hander f 10
+told "f fills d" filled f fill d 5
+take "$(monitor_of f)" || not_ok "pinned" "$(cat "$T/taken")"
+before=$(count)
+is "severed while pinned, owned" \
+    "$("$FIRN" sever f:d --name q --json | jq .owned)" true
+told "f reads zero" ok f check d 0
+works "adopted by b while pinned" "$FIRN" adopt b q --name mine
+is "the capability is gone" "$(count)" "$before"
+told "b has what f wrote" ok b check mine 5
+told "b writes it in place" filled b fill mine 4
+refused "freeze of what is adopted and pinned" 1 "seal.*freeze again" \
+    "$FIRN" freeze b:mine --name r
+told "b has all" ok b check mine 4
+refused "sever of that" 1 "seal.*freeze again" "$FIRN" sever b:mine --name r
+is "no snapshot of it" "$(count)" "$before"
+let_go
+is "then it is frozen" \
+    "$("$FIRN" freeze b:mine --name r --json | jq .pages)" $pages
+told "b has all still" ok b check mine 4
+told "f goes on" filled f fill d 3
+works "mapped by f" "$FIRN" map f r --name back
+told "f sees what b wrote" ok f check back 4
+works "unmapped by f" "$FIRN" unmap f:back
+works "dropped" "$FIRN" drop r
+works "taken away" "$FIRN" unmap b:mine
+is "nothing is left of it" "$(count)" "$before"
