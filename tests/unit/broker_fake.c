@@ -92,6 +92,9 @@ static void spoil_runs(enum how how, struct page_run *r, size_t n)
 	case OVERLAPPING:
 		r[1].page = r[0].page;
 		break;
+	case OVERLAPPING_LATE:
+		r[n / 2].page = r[n / 2 - 1].page;
+		break;
 	case OTHER_LAYER:
 		r[0].layer = 1;
 		break;

@@ -228,6 +228,86 @@ static void clients_go(void **state)
 	nothing_left(x);
 }
 
+/* --- freezes that take several turns of the loop ---------------------------
+ */
+
+#define TURNS 4
+
+static uint64_t frozen[TURNS][NPAGES];
+static uint32_t nfrozen;
+
+/* Its guest writes before each. */
+static bool writes_and_freezes(struct fake *f)
+{
+	if (f->p.m.type != WIRE_FREEZE)
+		return false;
+	guest_writes(f, nfrozen, 2, 5000 * (nfrozen + 1));
+	memcpy(frozen[nfrozen++], f->truth, sizeof(f->truth));
+	return false;
+}
+
+/* Each is what it was when it was frozen, though the next was answered before
+ * it was over. */
+static void freezes_in_turns(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	char name[16];
+
+	nfrozen = 0;
+	f->answers = writes_and_freezes;
+	for (int i = 0; i < TURNS; i++) {
+		(void)snprintf(name, sizeof(name), "s%d", i);
+		request(x, "segment.freeze", freeze_params(f, name), NULL, 0);
+	}
+	for (int i = 0; i < TURNS; i++) {
+		json_t *m = answer(x);
+
+		assert_true(good(m));
+		json_decref(m);
+	}
+	for (int i = 0; i < TURNS; i++) {
+		(void)snprintf(name, sizeof(name), "s%d", i);
+		shows(x, name, frozen[i]);
+	}
+	end_vm(x, f);
+	nothing_left(x);
+}
+
+static bool freezes_and_dies(struct fake *f)
+{
+	if (f->p.m.type != WIRE_FREEZE)
+		return false;
+	answer_freeze(f);
+	f->how = DIES;
+	return true;
+}
+
+/* What was frozen is not lost when the VM ends right behind its answer. */
+static void end_behind_freeze(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	unsigned ngood = 0;
+
+	guest_writes(f, 0, 2, 10);
+	memcpy(frozen[0], f->truth, sizeof(f->truth));
+	f->answers = freezes_and_dies;
+	request(x, "segment.freeze", freeze_params(f, "s"), NULL, 0);
+	request(x, "vm.pause", json_pack("{s:s}", "vm", "v"), NULL, 0);
+	for (int i = 0; i < 2; i++) { /* in either order */
+		json_t *m = answer(x);
+
+		ngood += good(m);
+		json_decref(m);
+	}
+	assert_int_equal(ngood, 1);
+	must_do(x, "vm.wait", json_pack("{s:s}", "vm", "v"));
+	shows(x, "s", frozen[0]);
+	must_do(x, "snapshot.drop", json_pack("{s:s}", "snapshot", "s"));
+	nothing_left(x);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -238,6 +318,8 @@ int main(void)
 	    T(lists_in_parts),
 	    T(refusal_ends_nothing),
 	    T(severed_is_kept),
+	    T(freezes_in_turns),
+	    T(end_behind_freeze),
 	    T(clients_go),
 	};
 

@@ -53,6 +53,7 @@
 #define LAST_WORDS_MAX  4096u /* packets; more than a socket holds */
 
 struct link_out;
+struct lift_op;
 
 /* Packets to a monitor, in order; what its socket does not take waits here. */
 struct link {
@@ -119,17 +120,19 @@ struct client {
 /* What a monitor told and no map has yet: kept until it is applied. */
 struct step {
 	struct step *next;
-	int runs_fd; /* not yet read, or -1 */
-	struct page_run *runs;
+	int runs_fd; /* or -1 */
 	uint64_t nruns;
-	int fd; /* not yet adopted, or -1 */
+	uint64_t nread; /* of them: they are in (map) */
+	uint64_t end;   /* the page behind those */
+	int fd;         /* not yet adopted, or -1 */
 	uint64_t npages;
 	uint32_t layer; /* adopted, or RUN_ZERO */
 	bool first;
-	bool checked; /* its runs name (layer) by id */
-	bool severed; /* the place read zero after it */
-	bool owned;   /* its layer is to be */
-	bool pinned;  /* (file): what a first step came in, mapped by its VM */
+	bool begun;     /* there is a (map) */
+	struct map map; /* what the place is to show */
+	bool severed;   /* the place read zero after it */
+	bool owned;     /* its layer is to be */
+	bool pinned; /* (file): what a first step came in, mapped by its VM */
 	uint32_t file;
 };
 
@@ -170,7 +173,10 @@ struct bplace {
 	uint64_t lay_id;      /* of a tracked view, which kin_descend() wants */
 	struct kin_sets told; /* of it, with its last snapshot */
 	struct step *pending; /* oldest first */
-	bool severing;        /* the monitor was asked to */
+	uint64_t steps_taken; /* to be pending, ever */
+	uint64_t steps_gone;  /* of them, that are not any more */
+	struct lift_op *lifts; /* answered, in order: wait for their steps */
+	bool severing;         /* the monitor was asked to */
 	bool adopted;
 	bool was_severed; /* at least once */
 	/* Severed, and not yet anybody's: the next sever gives it. */
@@ -180,7 +186,7 @@ struct bplace {
 	struct wire_frozen severed_f;
 	struct pins pins;  /* what a view was laid from */
 	uint32_t whose;    /* its layers are: see layers_of(); or nobody's */
-	unsigned lifting;  /* freezes that the monitor was asked for */
+	unsigned lifting;  /* freezes that are not over */
 	bool relaying;     /* the monitor was asked to; see relay.c */
 	bool unmovable;    /* it would not, until the next freeze */
 	bool has_own_file; /* what was its memory until it was frozen */
@@ -527,6 +533,26 @@ void held_drop(struct broker *b, struct bvm *vm, struct held *h); /* or NULL */
 void held_closed(struct broker *b, struct bvm *vm, uint32_t id);
 void held_end(struct broker *b, struct bvm *vm);
 
+/* --- steps.c: what a monitor told of a place ---------------------------------
+ */
+/* Room for those of an answer. -ENOMEM: there is none. */
+int steps_make(struct broker *b, struct step **out);
+/* Queue those that (pk) tells of (p), taken from (spare). -EPROTO. */
+int steps_take(struct bplace *p, struct wire_packet *pk, struct step **spare,
+    struct wire_frozen *f, int *sets_fd, struct err *e);
+/*
+ * Apply what a turn of the loop has time for of the oldest step of (p), which
+ * has one: 0 when it is gone, 1 when it is not, yet. Where something is wanting
+ * (-ENOMEM, -EMFILE, -ENFILE, -ENOSPC, -EBUSY) it stays the oldest; where it is
+ * wrong it is gone, and (vm) is ended: what its guest has written is not known
+ * any more.
+ */
+int steps_turn(
+    struct broker *b, struct bvm *vm, struct bplace *p, struct err *e);
+void steps_free(struct broker *b, struct step **queue);
+/* What (p) shows is severed from it, in layer (owned), or 0. */
+void keep_severed(struct broker *b, struct bplace *p, uint32_t owned);
+
 /* --- lift.c ------------------------------------------------------------------
  */
 struct lifted {
@@ -542,7 +568,8 @@ typedef void lift_fn(struct broker *b, struct bvm *vm, struct bplace *p,
     struct lifted *l, const struct err *e, void *ctx);
 int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
     lift_fn *fn, void *ctx, struct err *e);
-void steps_free(struct broker *b, struct bplace *p);
+/* Have all that the monitor answered of (p) be over, now. */
+void lifts_end(struct bplace *p);
 /* Freeze or sever for (a), as a snapshot called (name), or "". */
 void freeze(struct broker *b, struct asker a, struct bvm *vm, struct bplace *p,
     bool sever, const char *name);

@@ -2,12 +2,12 @@
 /*
  * lift: what a monitor froze becomes a page map.
  *
- * The monitor lifts, lays back and seals; it answers with steps, each a layer
- * and the runs to put over the map so far. A step is queued before it is
- * applied, so that a failure here (no memory, no descriptors) loses nothing:
- * the next freeze of the place begins with what is still queued. What was
- * severed and could not become a snapshot is kept with the place: the next
- * sever gives that.
+ * The monitor lifts, lays back and seals, and answers with steps, see steps.c.
+ * A failure here (no memory, no descriptors) loses none: the next freeze of the
+ * place begins with what is still queued. Those that were answered are over in
+ * that order, each when its own steps have been applied and before the next
+ * one's are. What was severed and could not become a snapshot is kept with the
+ * place: the next sever gives that.
  *
  * What is severed owned is proved to be nobody else's before it is applied, and
  * only after the monitor has answered another request: it gives up what it sent
@@ -24,6 +24,7 @@
 #include "vmm/broker/internal.h"
 
 struct lift_op {
+	struct broker *b;
 	uint32_t place;
 	bool sever;
 	lift_fn *fn;
@@ -31,283 +32,13 @@ struct lift_op {
 	struct step *spare; /* made before it is asked: for the answer */
 	struct wire_frozen f;
 	int sets_fd; /* or -1 */
+	/* Once it was answered: */
+	struct lift_op *next; /* of the place */
+	struct bvm *vm;
+	struct bplace *p;
+	uint64_t steps; /* its and earlier ones: so many have to be gone */
+	struct loop_timer turn;
 };
-
-static void step_free(struct broker *b, struct step *s)
-{
-	if (s->fd >= 0)
-		(void)close(s->fd);
-	if (s->runs_fd >= 0)
-		(void)close(s->runs_fd);
-	if (s->layer != RUN_ZERO)
-		layer_put(b->layers, s->layer);
-	if (s->pinned)
-		lfile_unpin(b->layers, s->file);
-	free(s->runs);
-	free(s);
-}
-
-static void chain_free(struct broker *b, struct step *s)
-{
-	while (s != NULL) {
-		struct step *next = s->next;
-
-		step_free(b, s);
-		s = next;
-	}
-}
-
-void steps_free(struct broker *b, struct bplace *p)
-{
-	chain_free(b, p->pending);
-	p->pending = NULL;
-}
-
-/* --- taking steps from a packet -------------------------------------------
- *
- * Takes descriptors only and needs no memory, so that nothing that a monitor
- * told is lost.
- */
-
-static int steps_make(struct broker *b, struct step **out)
-{
-	*out = NULL;
-	for (uint32_t i = 0; i < WIRE_STEPS_MAX; i++) {
-		struct step *s = calloc(1, sizeof(*s));
-
-		if (s == NULL) {
-			chain_free(b, *out);
-			*out = NULL;
-			return -ENOMEM;
-		}
-		s->fd = s->runs_fd = -1;
-		s->layer = RUN_ZERO;
-		s->next = *out;
-		*out = s;
-	}
-	return 0;
-}
-
-static int step_take(struct wire_packet *pk, const struct wire_step *ws,
-    uint32_t *fd_i, struct step *s)
-{
-	s->runs_fd = wire_take_fd(pk, (*fd_i)++);
-	s->nruns = ws->nruns;
-	s->npages = ws->layer_npages;
-	s->first = ws->first != 0;
-	s->severed = ws->severed != 0;
-	s->owned = ws->owned != 0;
-	if (ws->has_layer)
-		s->fd = wire_take_fd(pk, (*fd_i)++);
-	if (s->owned && (!s->severed || !s->first || s->fd < 0))
-		return -EPROTO;
-	return s->runs_fd < 0 || (ws->has_layer && s->fd < 0) ? -EPROTO : 0;
-}
-
-static int steps_take(struct bplace *p, struct wire_packet *pk,
-    struct step **spare, struct wire_frozen *f, int *sets_fd, struct err *e)
-{
-	struct step **tail = &p->pending;
-	uint32_t fd_i = 0;
-	int rc = 0;
-
-	if (pk->m.len != sizeof(*f))
-		return err_set(e, -EPROTO, "the monitor's answer is malformed");
-	memcpy(f, pk->payload, sizeof(*f));
-	if (f->nsteps > WIRE_STEPS_MAX || f->npages != p->npages ||
-	    (f->tracked != 0) != ((p->flags & FIRN_SEG_TRACKED) != 0))
-		return err_set(e, -EPROTO, "the monitor's answer is malformed");
-	while (*tail != NULL)
-		tail = &(*tail)->next;
-	for (uint32_t i = 0; i < f->nsteps && rc == 0; i++) {
-		struct step *s = *spare;
-
-		rc = step_take(pk, &f->step[i], &fd_i, s);
-		*spare = s->next;
-		s->next = NULL;
-		*tail = s;
-		tail = &s->next;
-	}
-	if (rc == 0 && f->tracked)
-		*sets_fd = wire_take_fd(pk, fd_i);
-	if (rc != 0 || (f->tracked && *sets_fd < 0))
-		return err_set(e, -EPROTO,
-		    "the monitor's answer lacks descriptors, or contradicts "
-		    "itself");
-	return 0;
-}
-
-/* --- applying them -------------------------------------------------------- */
-
-static int step_load(struct step *s, uint64_t npages, struct err *e)
-{
-	uint64_t most = npages < RUNS_MAX ? npages : RUNS_MAX;
-	void *data;
-	size_t len;
-	int rc;
-
-	if (s->runs_fd < 0)
-		return 0;
-	rc =
-	    wire_slurp(s->runs_fd, most * sizeof(struct page_run), &data, &len);
-	if (rc == 0 && (len % sizeof(struct page_run) != 0 ||
-			   len / sizeof(struct page_run) != s->nruns)) {
-		free(data);
-		rc = -EPROTO;
-	}
-	if (rc != 0)
-		return err_set(e, rc,
-		    "the list of frozen pages cannot be "
-		    "used: %s",
-		    strerror(-rc));
-	s->runs = data;
-	(void)close(s->runs_fd);
-	s->runs_fd = -1;
-	return 0;
-}
-
-static int step_check(
-    struct broker *b, struct step *s, uint64_t npages, struct err *e)
-{
-	uint64_t have =
-	    s->layer == RUN_ZERO ? 0 : layer_npages(b->layers, s->layer);
-	int rc = run_list_check(s->runs, s->nruns, npages);
-
-	for (size_t i = 0; rc == 0 && i < s->nruns; i++) {
-		const struct page_run *r = &s->runs[i];
-
-		if (r->layer == RUN_ZERO)
-			continue;
-		if (r->layer != 0 || r->index > have ||
-		    r->npages > have - r->index)
-			rc = -EPROTO;
-	}
-	if (rc != 0)
-		return err_set(
-		    e, rc, "the monitor named pages that its layer lacks");
-	for (size_t i = 0; i < s->nruns; i++)
-		if (s->runs[i].layer != RUN_ZERO)
-			s->runs[i].layer = s->layer;
-	return 0;
-}
-
-/* Make the step's memfd a layer. The step keeps its own descriptor until that
- * has succeeded. */
-static int step_adopt(struct broker *b, struct step *s, struct err *e)
-{
-	uint32_t npieces;
-	int fd;
-	int rc;
-
-	if (s->fd < 0)
-		return 0;
-	if (s->owned)
-		return layer_adopt_owned(
-		    b->layers, &s->fd, s->npages, &s->layer, e);
-	fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 3);
-	if (fd < 0)
-		return err_set(
-		    e, -errno, "cannot keep a layer: %s", strerror(errno));
-	rc = layer_adopt(b->layers, fd, s->npages, &s->layer, e);
-	if (rc != 0)
-		return rc;
-	(void)close(s->fd);
-	s->fd = -1;
-	if (s->first) {
-		s->file = layer_pieces(b->layers, s->layer, &npieces)->file;
-		s->pinned = true;
-		lfile_pin(b->layers, s->file);
-	}
-	return 0;
-}
-
-static bool may_pass(int rc)
-{
-	return rc == -ENOMEM || rc == -EMFILE || rc == -ENFILE ||
-	       rc == -ENOSPC || rc == -EBUSY;
-}
-
-static void keep_severed(struct broker *b, struct bplace *p, uint32_t owned)
-{
-	if (p->has_severed)
-		map_put(&b->store, &p->severed);
-	place_unpin(b, p);
-	p->severed = p->cur;
-	p->severed_owned = owned;
-	p->has_severed = true;
-	(void)map_zero(p->npages, &p->cur);
-}
-
-/* A first step's layer is what the place had as memory, and still maps, unless
- * it was severed. */
-static void step_pins(struct broker *b, struct bplace *p, struct step *s)
-{
-	if (s->first || s->severed)
-		place_unpin(b, p);
-	if (!s->pinned || s->severed)
-		return;
-	p->has_own_file = true;
-	p->own_file = s->file;
-	s->pinned = false;
-}
-
-/* The oldest step that waits; it stays first in the queue if this fails for
- * want of something, and goes if it is wrong. */
-static int step_apply(struct broker *b, struct bplace *p, struct err *e)
-{
-	struct step *s = p->pending;
-	struct map base = {0};
-	struct map next;
-	int rc = 0;
-
-	if (!s->checked) {
-		rc = step_load(s, p->npages, e);
-		if (rc == 0)
-			rc = step_adopt(b, s, e);
-		if (rc == 0)
-			rc = step_check(b, s, p->npages, e);
-		s->checked = rc == 0;
-		if (rc == 0 && s->layer != RUN_ZERO)
-			layer_belongs(b->layers, s->layer, p->whose);
-	}
-	if (rc == 0) {
-		if (s->first)
-			(void)map_zero(p->npages, &base);
-		else
-			base = map_get(&b->store, &p->cur);
-		rc = map_apply(&b->store, &base, s->runs, s->nruns, &next);
-		map_put(&b->store, &base);
-		if (rc != 0)
-			rc = err_set(e, rc, "no memory for a page map");
-	}
-	if (rc != 0 && may_pass(rc))
-		return rc;
-	if (rc == 0) {
-		map_put(&b->store, &p->cur);
-		p->cur = next;
-		step_pins(b, p, s);
-		p->unmovable = false;
-		if (s->severed)
-			keep_severed(b, p, s->owned ? s->layer : 0);
-	}
-	p->pending = s->next;
-	step_free(b, s);
-	return rc;
-}
-
-/* All that wait. A monitor that told what is wrong is ended: what its guest
- * has written is not known any more. */
-static int steps_apply(
-    struct broker *b, struct bvm *vm, struct bplace *p, struct err *e)
-{
-	int rc = 0;
-
-	while (rc == 0 && p->pending != NULL)
-		rc = step_apply(b, p, e);
-	if (rc != 0 && !may_pass(rc))
-		vm_kill(b, vm);
-	return rc;
-}
 
 /* Its pages are the severed ones once it is applied. The newest step, which
  * waits still. */
@@ -348,7 +79,7 @@ static void lift_end(struct broker *b, struct lift_op *op)
 {
 	if (op->sets_fd >= 0)
 		(void)close(op->sets_fd);
-	chain_free(b, op->spare);
+	steps_free(b, &op->spare);
 	free(op);
 	layers_reap(b);
 }
@@ -367,15 +98,16 @@ static struct lifted take_severed(struct bplace *p)
 	    .f = p->severed_f, .owned = p->severed_owned, .map = p->severed};
 }
 
-static void lift_apply(
-    struct broker *b, struct bvm *vm, struct bplace *p, struct lift_op *op)
+/* The place shows what was lifted. */
+static void lift_done(struct lift_op *op)
 {
+	struct broker *b = op->b;
+	struct bplace *p = op->p;
 	struct lifted l = {.f = op->f};
 	struct err e = {0};
 
-	if (steps_apply(b, vm, p, &e) != 0 ||
-	    (op->sets_fd >= 0 && !op->sever &&
-		lift_sets(b, vm, p, op->sets_fd, &l, &e) != 0)) {
+	if (op->sets_fd >= 0 && !op->sever &&
+	    lift_sets(b, op->vm, p, op->sets_fd, &l, &e) != 0) {
 		lift_fail(b, op, &e);
 		return;
 	}
@@ -385,11 +117,70 @@ static void lift_apply(
 		l = take_severed(p);
 	else
 		l.map = map_get(&b->store, &p->cur);
-	op->fn(b, vm, p, &l, NULL, op->ctx);
+	op->fn(b, op->vm, p, &l, NULL, op->ctx);
 	kin_sets_free(&l.sets);
 	if (!op->sever)
-		relay_copies(b, vm, p, &op->f);
+		relay_copies(b, op->vm, p, &op->f);
 	lift_end(b, op);
+}
+
+/* Go on with the oldest that was answered of (p): 1: its steps want another
+ * turn, 0: it is over. */
+static int lifts_turn(struct bplace *p)
+{
+	struct lift_op *op = p->lifts;
+	struct err e = {0};
+	int rc = 0;
+
+	if (p->steps_gone < op->steps) {
+		rc = steps_turn(op->b, op->vm, p, &e);
+		if (rc == 0 && p->steps_gone < op->steps)
+			rc = 1;
+	}
+	if (rc > 0)
+		return 1;
+	p->lifts = op->next;
+	p->lifting--;
+	if (rc == 0)
+		lift_done(op);
+	else
+		lift_fail(op->b, op, &e);
+	return 0;
+}
+
+/* As many as fit a turn of the loop. */
+static void lifts_go_on(void *arg)
+{
+	struct bplace *p = arg;
+
+	(void)lifts_turn(p);
+	if (p->lifts != NULL)
+		loop_timer_start(&p->lifts->turn, 0);
+}
+
+void lifts_end(struct bplace *p)
+{
+	while (p->lifts != NULL) {
+		loop_timer_stop(&p->lifts->turn);
+		while (lifts_turn(p) != 0)
+			;
+	}
+}
+
+/* It was answered, and its steps are queued. */
+static void lift_apply(struct bvm *vm, struct bplace *p, struct lift_op *op)
+{
+	struct lift_op **tail = &p->lifts;
+
+	op->vm = vm;
+	op->p = p;
+	op->steps = p->steps_taken;
+	loop_timer_init(&op->turn, op->b->loop, lifts_go_on, p);
+	while (*tail != NULL)
+		tail = &(*tail)->next;
+	*tail = op;
+	if (p->lifts == op)
+		lifts_go_on(p);
 }
 
 static void lift_given_up(
@@ -405,7 +196,7 @@ static void lift_given_up(
 		return;
 	}
 	p->severing = false;
-	lift_apply(b, vm, p, op);
+	lift_apply(vm, p, op);
 }
 
 static void lift_answer(
@@ -421,8 +212,6 @@ static void lift_answer(
 		rc = err_set(&e, -ESRCH, "the VM ended meanwhile");
 	else
 		rc = packet_err(pk, &e);
-	if (p != NULL)
-		p->lifting--;
 	if (rc == 0) {
 		rc = steps_take(p, pk, &op->spare, &op->f, &op->sets_fd, &e);
 		if (rc != 0)
@@ -436,10 +225,13 @@ static void lift_answer(
 		return;
 	if (p != NULL && op->sever)
 		p->severing = false;
-	if (rc == 0)
-		lift_apply(b, vm, p, op);
-	else
-		lift_fail(b, op, &e);
+	if (rc == 0) {
+		lift_apply(vm, p, op);
+		return;
+	}
+	if (p != NULL)
+		p->lifting--;
+	lift_fail(b, op, &e);
 }
 
 /* A place that is severed goes on with other memory. */
@@ -474,6 +266,27 @@ static void lift_severed(
 	fn(b, vm, p, &l, NULL, ctx);
 }
 
+/* Steps that a failed lift left: nothing new is asked for while they wait. */
+static int lift_left(
+    struct broker *b, struct bvm *vm, struct bplace *p, struct err *e)
+{
+	int rc = 0;
+
+	while (rc >= 0 && p->lifts == NULL && p->pending != NULL)
+		rc = steps_turn(b, vm, p, e);
+	return rc < 0 ? rc : 0;
+}
+
+/* Those that are not over have descriptors. */
+static unsigned lifts_of(const struct bvm *vm)
+{
+	unsigned n = 0;
+
+	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+		n += vm->place[i].lifting;
+	return n;
+}
+
 int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
     lift_fn *fn, void *ctx, struct err *e)
 {
@@ -485,7 +298,7 @@ int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
 		    "a read-only view shows a snapshot already; use that");
 	if (sever && p->severing)
 		return err_set(e, -EBUSY, "it is being severed already");
-	rc = steps_apply(b, vm, p, e);
+	rc = lift_left(b, vm, p, e);
 	if (rc != 0)
 		return rc;
 	if (sever && p->has_severed) {
@@ -494,6 +307,10 @@ int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
 	}
 	if (sever && sever_check(b, vm, p, e) != 0)
 		return e->code;
+	if (lifts_of(vm) >= CALLS_MAX)
+		return err_set(e, -EBUSY,
+		    "%u freezes of this VM are under way; try again",
+		    CALLS_MAX);
 	if (!fds_reserved(b))
 		return err_set(e, -EMFILE,
 		    "firnd has too few descriptors left; drop snapshots");
@@ -502,11 +319,12 @@ int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
 		free(op);
 		return err_set(e, -ENOMEM, "no memory for a freeze");
 	}
+	op->b = b;
 	op->sever = sever;
 	op->sets_fd = -1;
 	rc = lift_ask(vm, p, op, fn, ctx, e);
 	if (rc != 0) {
-		chain_free(b, op->spare);
+		steps_free(b, &op->spare);
 		free(op);
 		return rc;
 	}

@@ -70,9 +70,10 @@ struct bplace *place_add(struct broker *b, struct bvm *vm,
 
 void place_end(struct broker *b, struct bvm *vm, struct bplace *p)
 {
+	lifts_end(p);
 	if ((p->flags & FIRN_SEG_VIEW_RO) == 0)
 		bank_release(b, vm, p->npages * PAGE_SIZE);
-	steps_free(b, p);
+	steps_free(b, &p->pending);
 	cursors_end(b, p);
 	map_put(&b->store, &p->cur);
 	if (p->has_severed)

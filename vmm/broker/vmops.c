@@ -373,7 +373,8 @@ static int unmap(struct bvm *vm, struct ctl_req *rq, struct err *e)
 		    "'%.64s' is a segment; only views, and segments that were "
 		    "adopted or severed, can be unmapped",
 		    p->name);
-	if (p->has_severed || p->pending != NULL || p->severing)
+	if (p->has_severed || p->severing ||
+	    (p->pending != NULL && p->lifts == NULL))
 		return err_set(e, -EBUSY,
 		    "what was severed from '%.64s' waits to be taken; sever it "
 		    "again",

@@ -185,13 +185,14 @@ int wire_blob(const char *name, const void *data, size_t len)
 	return take_fd(&fd);
 }
 
-/* Up to (len) bytes; how many in *got. */
-static int read_all(int fd, unsigned char *to, size_t len, size_t *got)
+/* Up to (len) bytes from (at); how many in *got. */
+static int read_all(
+    int fd, uint64_t at, unsigned char *to, size_t len, size_t *got)
 {
 	ssize_t n;
 
 	for (*got = 0; *got < len; *got += (size_t)n) {
-		n = pread(fd, to + *got, len - *got, (off_t)*got);
+		n = pread(fd, to + *got, len - *got, (off_t)(at + *got));
 		if (n == 0)
 			return 0;
 		if (n < 0 && errno == EINTR)
@@ -202,28 +203,46 @@ static int read_all(int fd, unsigned char *to, size_t len, size_t *got)
 	return 0;
 }
 
-int wire_slurp(int fd, size_t max, void **data, size_t *len)
+int wire_len(int fd, uint64_t *len)
 {
-	AUTO_FREE unsigned char *buf = NULL;
 	struct stat st;
-	int r;
 
-	*data = NULL;
-	*len = 0;
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	/* Only memory files have seals; reading another could block. */
 	if (!S_ISREG(st.st_mode) || fcntl(fd, F_GET_SEALS) < 0)
 		return -EINVAL;
-	if ((uint64_t)st.st_size > max)
+	*len = (uint64_t)st.st_size;
+	return 0;
+}
+
+int wire_read(int fd, uint64_t at, void *to, size_t len)
+{
+	size_t got;
+	int r = read_all(fd, at, to, len, &got);
+
+	return r == 0 && got < len ? -EPROTO : r;
+}
+
+int wire_slurp(int fd, size_t max, void **data, size_t *len)
+{
+	AUTO_FREE unsigned char *buf = NULL;
+	uint64_t size;
+	int r = wire_len(fd, &size);
+
+	*data = NULL;
+	*len = 0;
+	if (r < 0)
+		return r;
+	if (size > max)
 		return -EFBIG;
-	if (st.st_size == 0)
+	if (size == 0)
 		return 0;
-	buf = malloc((size_t)st.st_size);
+	buf = malloc(size);
 	if (buf == NULL)
 		return -ENOMEM;
 	/* It may shrink meanwhile: what was read is what counts. */
-	r = read_all(fd, buf, (size_t)st.st_size, len);
+	r = read_all(fd, 0, buf, size, len);
 	if (r < 0 || *len == 0) {
 		*len = 0;
 		return r;

@@ -358,4 +358,11 @@ int wire_blob(const char *name, const void *data, size_t len);
  */
 int wire_slurp(int fd, size_t max, void **data, size_t *len);
 
+/*
+ * The same in parts: how long memfd (fd) is now, -EINVAL when it is none; and
+ * (len) bytes of it from (at), -EPROTO when it has not so many any more.
+ */
+int wire_len(int fd, uint64_t *len);
+int wire_read(int fd, uint64_t at, void *to, size_t len);
+
 #endif /* VMM_WIRE_WIRE_H */
