@@ -149,7 +149,7 @@ refused "a base that is none" 1 "no ancestor" "$FIRN" meld a.one base b.one
 refused "unrelated, blind" 1 "no ancestor" "$FIRN" meld base other b.one --blind
 refused "unknown" 1 "no snapshot 'none'" "$FIRN" meld none a.one b.one
 refused "a name that is taken" 1 "taken" "$FIRN" meld base base base --name base
-refused "a name that is none" 1 "a name has" "$FIRN" meld base base base \
+refused "a name that is none" 1 "is not a name" "$FIRN" meld base base base \
     --name "a b"
 refused "words missing" 2 "missing" "$FIRN" meld base a.one
 
