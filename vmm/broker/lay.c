@@ -562,7 +562,7 @@ static int lay_tell(struct lay_op *op, struct bvm *vm, const struct numbered *x,
 		fds[nfds] = x->tab.fd[sent + nfds - 1];
 		nfds++;
 	}
-	if (rc == 0 && op->r.open)
+	if (rc == 0 && opened != NULL)
 		send_opened(op, x, opened->id, fds, nfds);
 	else if (rc == 0)
 		rc = send_map(op, vm, x, mo, fds, nfds, e);

@@ -227,7 +227,7 @@ int wire_read(int fd, uint64_t at, void *to, size_t len)
 int wire_slurp(int fd, size_t max, void **data, size_t *len)
 {
 	AUTO_FREE unsigned char *buf = NULL;
-	uint64_t size;
+	uint64_t size = 0;
 	int r = wire_len(fd, &size);
 
 	*data = NULL;
