@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # A victim that validates before use: over plain shared memory it is caught out
-# within a second, over a firn view in the same run never.
+# at once, over a firn view in the same run never.
 . "$(dirname "$0")/../integ/lib.sh"
 
 works "plain shared memory fools the victim" "$GUESTS/attack_shared"
