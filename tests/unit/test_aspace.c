@@ -147,7 +147,7 @@ static void test_basics(void **state)
 	assert_int_equal(as_unmap(&f.as, va, PAGE_SIZE), 0);
 	assert_int_equal(f.forgotten, 2);
 	assert_int_equal(walk(&f, va, &gpa), 0);
-	assert_int_equal(f.as.committed, 0);
+	assert_int_equal(f.as.areas.committed, 0);
 	assert_int_equal(f.as.frames.nfree, RAM_NPAGES);
 	fake_fini(&f);
 }
@@ -433,12 +433,12 @@ static void run_model(uint64_t base)
 			model_write(&f, m, first, rnd(&s));
 		else
 			model_read(&f, m, first);
-		assert_int_equal(f.as.committed, model_committed(m));
+		assert_int_equal(f.as.areas.committed, model_committed(m));
 	}
 	for (uint32_t i = 0; i < MODEL_NPAGES; i++)
 		model_read(&f, m, i);
 	assert_int_equal(as_unmap(&f.as, m->base, MODEL_NPAGES * PAGE_SIZE), 0);
-	assert_int_equal(f.as.nareas, 0);
+	assert_int_equal(f.as.areas.n, 0);
 	assert_int_equal(f.as.frames.nfree, RAM_NPAGES);
 	fake_fini(&f);
 	free(m);

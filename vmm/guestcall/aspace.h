@@ -2,9 +2,10 @@
 /*
  * aspace: the program's virtual address space.
  *
- * What is mapped where (areas), which page of segment 0 is behind it (frames),
- * and the page tables that say so to the CPU. Anonymous memory comes on demand
- * and reads zero. The window shows the memory of segments and views.
+ * What is mapped where (areas.h), which page of segment 0 is behind it
+ * (frames.h), and the page tables (paging.h) that say so to the CPU; entries.h
+ * keeps these in step. Anonymous memory comes on demand and reads zero. The
+ * window shows the memory of segments and views.
  *
  * Large mappings are made of 2 MiB blocks. They live in a zone of their own,
  * which is an image of segment 0: the address says which chunk it is, as a
@@ -26,11 +27,11 @@
 #include <stdint.h>
 
 #include "shared/abi/guestcall.h"
+#include "vmm/guestcall/areas.h"
 #include "vmm/guestcall/frames.h"
 #include "vmm/guestcall/paging.h"
 
-#define AS_AREAS_MAX 65536u
-#define AS_LEN_MAX   (1ULL << 40) /* of one request: bounds its time */
+#define AS_LEN_MAX (1ULL << 40) /* of one request: bounds its time */
 /* The user half, less its last page, from which `sysret` could fault. */
 #define AS_VA_MIN     0x10000ULL
 #define AS_VA_MAX     0x7ffffffff000ULL
@@ -42,8 +43,6 @@
 #define AS_STACK_TOP 0x7ffff0000000ULL
 #define AS_STACK_LEN (8ULL << 20)
 #define AS_AROUND    16u /* pages that one fault brings */
-
-enum as_prot { AS_R = 1, AS_W = 2, AS_X = 4 }; /* as PROT_* */
 
 struct as_ops {
 	/* Zero [gpa, gpa + len). 0 or -EFAULT. */
@@ -58,22 +57,12 @@ struct as_ops {
 	void *ctx;
 };
 
-struct as_area {
-	uint64_t start;
-	uint64_t end;
-	uint32_t prot; /* enum as_prot; W and X never both */
-	bool stack;    /* not counted as committed */
-};
-
 struct aspace {
 	const struct as_ops *ops;
 	struct paging pg;
 	struct frames frames;
 	uint64_t ram_gpa;
-	struct as_area *area; /* ascending, disjoint */
-	size_t nareas;
-	size_t cap;
-	uint64_t committed; /* pages of areas that may be touched */
+	struct areas areas;
 	uint64_t brk_start;
 	uint64_t brk;
 };

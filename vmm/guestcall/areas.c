@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: MIT */
+#include "vmm/guestcall/areas.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shared/page/run.h"
+
+static uint64_t min64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+static uint64_t max64(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+void areas_fini(struct areas *s)
+{
+	free(s->v);
+	*s = (struct areas){0};
+}
+
+/* --- asking --------------------------------------------------------------- */
+
+/* The first area that ends beyond (va). */
+static size_t area_at(const struct areas *s, uint64_t va)
+{
+	size_t lo = 0;
+	size_t hi = s->n;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (s->v[mid].end > va)
+			hi = mid;
+		else
+			lo = mid + 1;
+	}
+	return lo;
+}
+
+const struct as_area *areas_find(const struct areas *s, uint64_t va)
+{
+	size_t i = area_at(s, va);
+
+	if (i == s->n || s->v[i].start > va)
+		return NULL;
+	return &s->v[i];
+}
+
+bool areas_any(const struct areas *s, uint64_t start, uint64_t end)
+{
+	size_t i = area_at(s, start);
+
+	return i < s->n && s->v[i].start < end;
+}
+
+bool areas_cover(const struct areas *s, uint64_t start, uint64_t end)
+{
+	size_t i = area_at(s, start);
+
+	while (start < end) {
+		if (i == s->n || s->v[i].start > start)
+			return false;
+		start = s->v[i++].end;
+	}
+	return true;
+}
+
+uint32_t areas_prot(const struct areas *s, uint64_t start, uint64_t end)
+{
+	uint32_t prot = 0;
+
+	for (size_t i = area_at(s, start); i < s->n && s->v[i].start < end; i++)
+		prot |= s->v[i].prot;
+	return prot;
+}
+
+uint64_t areas_gap(
+    const struct areas *s, uint64_t len, uint64_t bottom, uint64_t top)
+{
+	size_t i = area_at(s, top);
+
+	if (i < s->n && s->v[i].start < top)
+		top = s->v[i].start;
+	for (;;) {
+		uint64_t low = i > 0 ? s->v[i - 1].end : 0;
+		uint64_t va;
+
+		low = max64(low, bottom);
+		va = top >= len ? top - len : 0;
+		if (va >= low && va)
+			return va;
+		if (i == 0 || s->v[i - 1].start <= bottom)
+			return 0;
+		top = s->v[--i].start;
+	}
+}
+
+/* --- what is promised ----------------------------------------------------- */
+
+static uint64_t promise(const struct as_area *a)
+{
+	if (a->stack || a->prot == 0)
+		return 0;
+	return (a->end - a->start) / PAGE_SIZE;
+}
+
+/* Pages that [start, end) takes of what is promised already. */
+static uint64_t promised_in(const struct areas *s, uint64_t start, uint64_t end)
+{
+	uint64_t n = 0;
+
+	for (size_t i = area_at(s, start); i < s->n && s->v[i].start < end;
+	     i++) {
+		struct as_area a = s->v[i];
+
+		a.start = max64(a.start, start);
+		a.end = min64(a.end, end);
+		n += promise(&a);
+	}
+	return n;
+}
+
+int areas_may_commit(const struct areas *s, uint64_t start, uint64_t end,
+    uint32_t prot, uint64_t npages)
+{
+	uint64_t n = prot ? (end - start) / PAGE_SIZE : 0;
+
+	if (s->committed - promised_in(s, start, end) + n > npages)
+		return -ENOMEM;
+	return 0;
+}
+
+/* --- changing ------------------------------------------------------------- */
+
+int areas_room(struct areas *s, size_t n)
+{
+	size_t cap = s->cap ? s->cap : 32;
+	struct as_area *v;
+
+	if (s->n + n <= s->cap)
+		return 0;
+	while (cap < s->n + n)
+		cap *= 2;
+	if (s->n + n > AS_AREAS_MAX)
+		return -ENOMEM;
+	v = realloc(s->v, cap * sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	s->v = v;
+	s->cap = cap;
+	return 0;
+}
+
+static void area_put(struct areas *s, size_t i, struct as_area a)
+{
+	memmove(&s->v[i + 1], &s->v[i], (s->n - i) * sizeof(s->v[0]));
+	s->v[i] = a;
+	s->n++;
+	s->committed += promise(&a);
+}
+
+static struct as_area area_take(struct areas *s, size_t i)
+{
+	struct as_area a = s->v[i];
+
+	s->n--;
+	memmove(&s->v[i], &s->v[i + 1], (s->n - i) * sizeof(s->v[0]));
+	s->committed -= promise(&a);
+	return a;
+}
+
+static bool area_joins(const struct as_area *a, const struct as_area *b)
+{
+	return a->end == b->start && a->prot == b->prot && a->stack == b->stack;
+}
+
+void areas_add(struct areas *s, struct as_area a)
+{
+	size_t i = area_at(s, a.start);
+
+	if (i < s->n && area_joins(&a, &s->v[i]))
+		a.end = area_take(s, i).end;
+	if (i > 0 && area_joins(&s->v[i - 1], &a))
+		a.start = area_take(s, --i).start;
+	area_put(s, i, a);
+}
+
+void areas_cut(struct areas *s, uint64_t start, uint64_t end)
+{
+	size_t i = area_at(s, start);
+
+	while (i < s->n && s->v[i].start < end) {
+		struct as_area a = area_take(s, i);
+		struct as_area left = a;
+		struct as_area right = a;
+
+		left.end = start;
+		right.start = end;
+		if (a.start < start)
+			area_put(s, i++, left);
+		if (a.end > end)
+			area_put(s, i++, right);
+	}
+}
