@@ -88,6 +88,7 @@ struct snap {
 	bool blind;                     /* melded without all reads known */
 	uid_t payer;
 	bool private_history; /* only exact files go to a monitor */
+	bool told;            /* its payer knows of it */
 	/* The layer that the holder of the one capability alone has; 0: sealed.
 	 * See own.c. */
 	uint32_t owned;
@@ -341,14 +342,12 @@ void lineage_put(struct lineage *l);
 /* Takes (map) over, also on failure. One hold, the caller's. */
 struct snap *snap_new(
     struct broker *b, struct map map, struct lineage *l, struct err *e);
+/* Somebody has a capability for it: tell its payer of it, and, in time, of its
+ * end. Takes over the reference to (params), the event's. */
+void snap_made(struct broker *b, struct snap *s, json_t *params);
 struct snap *snap_by_id(struct broker *b, uint64_t id);
 struct snap *snap_hold(struct snap *s);
 void snap_put(struct broker *b, struct snap *s);
-/* A user's layers are joined in files, and with nobody else's. */
-uint32_t layers_of(uid_t uid);
-/* Whose are copies for (s). Those of a private history are nobody's: what is in
- * a file stays there, and nothing joins it. */
-uint32_t snap_layers(const struct snap *s);
 /* Have what nobody reaches any more closed, by a worker. */
 void layers_reap(struct broker *b);
 /* Does the bank have room for (bytes) more? -ENOSPC. */
@@ -369,7 +368,7 @@ int runs_of(const struct map *m, uint64_t first, uint64_t npages,
  * layers. The files are held until filetab_free(). -ENOMEM, -E2BIG, -EPROTO. */
 int files_of(struct broker *b, struct runs *rs, struct filetab *t);
 
-/* --- snapops.c
+/* --- snapops.c --------------------------------------------------------------
  */
 /* The snapshot that parameter "snapshot" names; else (rq) is answered. */
 struct snap *req_snap(
@@ -377,9 +376,10 @@ struct snap *req_snap(
 /* What is known of (s), called (name), without a walk. NULL: no memory. */
 json_t *snap_json(struct broker *b, struct snap *s, const char *name);
 
-/* --- pinned.c: who keeps files in use */
-/* For each file a bit for each home whose VMs have it mapped or open, but for
- * a request under way; from the heap, or NULL. */
+/* --- pinned.c: who keeps files in use ---------------------------------------
+ */
+/* For each file a bit for each home whose VMs have it mapped or open, or are
+ * about to; but not where a place is just moved. From the heap, or NULL. */
 uint64_t *pinned_by_vms(const struct broker *b);
 /* Bytes of files that each home pins, added up. */
 struct pinned {
@@ -395,18 +395,6 @@ json_t *pinned_json(const struct broker *b, const struct pinned *sum);
  */
 void store_init(struct broker *b);
 void store_end(struct broker *b); /* there are no workers any more */
-/* The mark that began then is done: answer who waited for it. */
-void stats_marked(struct broker *b, uint64_t began_ns);
-/* --- relay.c */
-/* Pins of each file that its places can be moved from; from the heap, or NULL.
- */
-uint32_t *relay_pins(struct broker *b);
-/* Have (p), which was just frozen, give back what it has twice, if that pays.
- */
-void relay_copies(struct broker *b, struct bvm *vm, struct bplace *p,
-    const struct wire_frozen *f);
-/* Move places over from files that nothing is in any more. */
-void relay_places(struct broker *b);
 /* Something was dropped or made. */
 void store_poke(struct broker *b);
 /* (p), empty, pins the files. -ENOMEM: it does not. */
@@ -418,6 +406,28 @@ int pins_add(
 void pins_drop(struct broker *b, struct pins *p);
 /* (p) shows nothing of any layer. */
 void place_unpin(struct broker *b, struct bplace *p);
+/* A user's layers are joined in files, and with nobody else's. */
+uint32_t layers_of(uid_t uid);
+/* Whose are copies for (s). Those of a private history are nobody's: what is in
+ * a file stays there, and nothing joins it. */
+uint32_t snap_layers(const struct snap *s);
+
+/* --- stats.c ----------------------------------------------------------------
+ */
+/* The mark that began then is done: answer who waited for it. */
+void stats_marked(struct broker *b, uint64_t began_ns);
+
+/* --- relay.c ----------------------------------------------------------------
+ */
+/* Pins of each file that its places can be moved from; from the heap, or NULL.
+ */
+uint32_t *relay_pins(struct broker *b);
+/* Have (p), which was just frozen, give back what it has twice, if that pays.
+ */
+void relay_copies(struct broker *b, struct bvm *vm, struct bplace *p,
+    const struct wire_frozen *f);
+/* Move places over from files that nothing is in any more. */
+void relay_places(struct broker *b);
 
 /* --- link.c -----------------------------------------------------------------
  */
@@ -498,9 +508,9 @@ void fds_reserve(struct broker *b);
 void fds_release(struct broker *b);
 bool fds_reserved(struct broker *b);
 
-uint64_t now_ns(void); /* CLOCK_MONOTONIC */
+uint64_t now_ns(void); /* CLOCK_MONOTONIC; in broker.c */
 
-/* --- who asked --------------------------------------------------------------
+/* --- asker.c: who asked -----------------------------------------------------
  */
 /* A client's request, or a guest's: what an operation answers to. */
 struct asker {
@@ -596,7 +606,7 @@ struct lay_req {
 	struct cap_table *holder; /* of what is adopted; stays if (vm) does */
 };
 void lay(struct broker *b, struct asker a, const struct lay_req *r);
-/* Parameters "snapshot", "gpa" and "name" of (rq), all of them checked. */
+/* vmops.c: parameters "snapshot", "gpa" and "name" of (rq), all checked. */
 int lay_req_take(struct broker *b, struct bvm *vm, struct ctl_req *rq,
     uint32_t rights, struct lay_req *r, struct err *e);
 
@@ -672,7 +682,6 @@ void diff_maps(struct broker *b, struct asker a, struct map x, struct map y,
 /* The snapshot or VM:SEGMENT that parameter (param) names, to be compared. */
 int side_find(struct broker *b, struct ctl_req *rq, const char *param,
     struct side *out, struct err *e);
-json_t *extents_json(const struct firn_extent *x, uint64_t n);
 /* Put (x) into (result): "extents", or "extents_fd", which is added to the
  * (*nfds) descriptors that the answer has. */
 int extents_put(json_t *result, const struct firn_extent *x, uint64_t n,
@@ -718,7 +727,6 @@ void guest_packet(struct broker *b, struct bvm *vm, struct wire_packet *p);
 /* --- handlers (ops.c has the table) ------------------------------------------
  */
 extern const struct ctl_conf broker_ctl_conf;
-void op_describe(void *ctx, struct ctl_req *rq);
 void op_subscribe(void *ctx, struct ctl_req *rq);
 void op_stats(void *ctx, struct ctl_req *rq);
 void op_vm_launch(void *ctx, struct ctl_req *rq);

@@ -475,7 +475,7 @@ static void freeze_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 		place_descend(p, op->sever ? NULL : s, l);
 		if (op->a.rq == NULL)
 			grant_owner(vm, s, FIRN_RIGHT_ALL, op->name);
-		notify(b, vm->home, "snapshot.made",
+		snap_made(b, s,
 		    json_pack("{s:I,s:s,s:I,s:s,s:I}", "snapshot",
 			(json_int_t)s->id, "name", op->name, "vm",
 			(json_int_t)vm->id, "segment", p->name, "pages",

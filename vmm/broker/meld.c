@@ -282,6 +282,9 @@ static void meld_finish(struct meld_op *op)
 	}
 	if (op->a.rq == NULL)
 		grant_owner(vm_by_id(b, op->a.vm), s, op->r.rights, op->r.name);
+	snap_made(b, s,
+	    json_pack("{s:I,s:s,s:I}", "snapshot", (json_int_t)s->id, "name",
+		op->r.name, "pages", (json_int_t)s->map.npages));
 	meld_answer(op, s, cap, pages);
 	snap_put(b, s);
 	meld_free(op);

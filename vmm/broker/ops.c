@@ -168,7 +168,7 @@ static const struct ctl_param snaps_params[] = {
     SIZE_OPT("max", "at most so many; at most 1000 come in any case"), END};
 static const struct ctl_param snaps_results[] = {
     OBJS("snapshots", "the caller's", snap_fields),
-    {.name = "more", .type = CTL_BOOL, .doc = "whether there are others"},
+    BOOL("more", "whether there are others"),
     SIZE_OPT("next", "'after' of the request for them"), END};
 static const struct ctl_param pinned_fields[] = {SIZE("uid", "who pins"),
     SIZE("vm_bytes", "of files, whole, that its VMs have mapped or open"),
@@ -220,8 +220,7 @@ static const struct ctl_param diff_params[] = {
 		      "common history"),
     END};
 static const struct ctl_param diff_results[] = {SIZE("pages", "that differ"),
-    R_EXTENTS,
-    {.name = "exact", .type = CTL_BOOL, .doc = "whether bytes were compared"},
+    R_EXTENTS, BOOL("exact", "whether bytes were compared"),
     SIZE("nodes_visited", "of the page maps"),
     SIZE("diff_ns", "comparing the page maps"), END};
 
@@ -243,8 +242,8 @@ static const struct ctl_param meld_params[] = {
 static const struct ctl_param meld_results[] = {SIZE("snapshot", "its id"),
     STR("name", "its label"), SIZE("pages", "of it"),
     SIZE("changed_pages", "that a or b wrote"),
-    {.name = "blind", .type = CTL_BOOL, .doc = "reads were not all known"},
-    SIZE("meld_ns", "computing it"), END};
+    BOOL("blind", "reads were not all known"), SIZE("meld_ns", "computing it"),
+    END};
 
 static const struct ctl_param open_results[] = {SIZE("pages", "of it"),
     SIZE("runs_fd", "position of the memfd of struct page_run"),
@@ -309,7 +308,7 @@ static const struct ctl_param stats_results[] = {SIZE("vms", "that live"),
 static const struct ctl_op ops[] = {
     {.name = "service.describe",
 	.summary = "every method, event, limit and error",
-	.handler = op_describe},
+	.handler = ctl_describe_op},
     {.name = "service.subscribe",
 	.summary = "events follow as notifications",
 	.handler = op_subscribe},
@@ -446,8 +445,8 @@ static const struct ctl_param ev_exited[] = {SIZE("vm", "id"),
     OBJ_OPT("report", "why, where it was not a plain exit", report_fields),
     END};
 static const struct ctl_param ev_made[] = {SIZE("snapshot", "id"),
-    STR("name", "label"), SIZE("vm", "id"), STR("segment", "label"),
-    SIZE("pages", "of it"), END};
+    STR("name", "label"), SIZE_OPT("vm", "id, where it was frozen or severed"),
+    STR_OPT("segment", "label of what was"), SIZE("pages", "of it"), END};
 static const struct ctl_param ev_gone[] = {SIZE("snapshot", "id"), END};
 static const struct ctl_param ev_mapped[] = {
     SIZE("vm", "id"), SIZE("view", "number"), SIZE("snapshot", "id"), END};
@@ -468,9 +467,3 @@ const struct ctl_conf broker_ctl_conf = {
     .events = events,
     .nevents = sizeof(events) / sizeof(events[0]),
 };
-
-void op_describe(void *ctx, struct ctl_req *rq)
-{
-	(void)ctx;
-	ctl_reply(rq, ctl_describe(&broker_ctl_conf), NULL, 0);
-}

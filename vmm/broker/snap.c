@@ -75,6 +75,22 @@ struct snap *snap_hold(struct snap *s)
 	return s;
 }
 
+/* NULL once it is gone. */
+static struct home *payer_of(struct broker *b, const struct snap *s)
+{
+	struct home *h = b->homes;
+
+	while (h != NULL && h->uid != s->payer)
+		h = h->next;
+	return h;
+}
+
+void snap_made(struct broker *b, struct snap *s, json_t *params)
+{
+	s->told = true;
+	notify(b, payer_of(b, s), "snapshot.made", params);
+}
+
 void snap_put(struct broker *b, struct snap *s)
 {
 	struct snap **at;
@@ -95,10 +111,9 @@ void snap_put(struct broker *b, struct snap *s)
 		map_put(&b->store, &s->laid);
 	if (s->has_opened)
 		map_put(&b->store, &s->opened);
-	for (struct home *h = b->homes; h != NULL; h = h->next)
-		if (h->uid == s->payer)
-			notify(b, h, "snapshot.gone",
-			    json_pack("{s:I}", "snapshot", (json_int_t)s->id));
+	if (s->told)
+		notify(b, payer_of(b, s), "snapshot.gone",
+		    json_pack("{s:I}", "snapshot", (json_int_t)s->id));
 	free(s);
 	layers_reap(b);
 }

@@ -253,11 +253,14 @@ static int import_finish(struct import_op *op, struct err *e)
 	(void)snprintf(s->origin, sizeof(s->origin), "import");
 	cap = h == NULL ? err_set(e, -ESRCH, "the client is gone")
 			: snap_grant(s, &h->caps, FIRN_RIGHT_ALL, op->name, e);
-	if (cap >= 0)
-		ctl_reply(op->rq,
+	if (cap >= 0) {
+		json_t *j =
 		    json_pack("{s:I,s:s,s:I}", "snapshot", (json_int_t)s->id,
-			"name", op->name, "pages", (json_int_t)op->npages),
-		    NULL, 0);
+			"name", op->name, "pages", (json_int_t)op->npages);
+
+		snap_made(b, s, json_incref(j));
+		ctl_reply(op->rq, j, NULL, 0);
+	}
 	snap_put(b, s);
 	return cap < 0 ? cap : 0;
 }
