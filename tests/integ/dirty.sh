@@ -126,3 +126,9 @@ for kind in plain exact; do
 	    awk '{ for (i = 0; i < $2; i++) print $1 + i }' | sort -nu |
 	    xargs)" "$all"
 done
+
+# --- all the cursors that a guest can have: its own, nobody else's --------------
+say t make f 4096 0
+for i in 1 2 3 4 5 6 7 8 9; do say t dirty "h$i" 0 0; done
+is "no more than its share" "$said" "error No space left on device"
+works "clients have theirs" "$FIRN" dirty t:f --cursor mine

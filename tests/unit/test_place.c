@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "vmm/wire/wire.h"
+
 /* --- refusals ---------------------------------------------------------------
  */
 
@@ -130,6 +132,18 @@ static void test_dirty_refuses(void **state)
 	}
 	assert_int_equal(
 	    place_dirty(p, "more", false, &words, &n, &e), -ENOSPC);
+	/* Those of clients are others: they have as many. */
+	assert_int_equal(PLACE_CURSOR_CLIENT, WIRE_CURSOR_CLIENT[0]);
+	memcpy(name, "@0", sizeof(name));
+	for (int i = 0; i < PLACE_CURSORS_MAX; i++, name[1]++) {
+		assert_int_equal(
+		    place_dirty(p, name, false, &words, &n, &e), 0);
+		free(words);
+	}
+	assert_int_equal(
+	    place_dirty(p, "@more", false, &words, &n, &e), -ENOSPC);
+	assert_int_equal(place_dirty(p, "c0", false, &words, &n, &e), 0);
+	free(words);
 }
 
 static uint64_t *dirty_of(struct place *p, const char *cursor)

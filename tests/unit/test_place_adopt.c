@@ -49,7 +49,6 @@ static void test_adopt(void **state)
 	assert_int_equal(open_view(g, PLACE_SEGMENT, &whole, 1, first, &p), 0);
 	place_info(p, &info);
 	assert_int_equal(info.kind, PLACE_SEGMENT);
-	assert_false(info.frozen_once);
 	assert_int_equal(at(p, 3), 42);
 	assert_int_equal(place_sever(g->ps, p, fresh, &f, &e), 0);
 	assert_int_equal(f.copied_pages, 0);

@@ -68,7 +68,7 @@ int dirty_track(struct place *p, struct err *e)
 static void add(struct place *p, size_t i, uint64_t word)
 {
 	p->pending[i] |= word;
-	for (uint32_t c = 0; c < PLACE_CURSORS_MAX; c++)
+	for (uint32_t c = 0; c < CURSORS; c++)
 		if (p->cursor[c].bits != NULL)
 			p->cursor[c].bits[i] |= word;
 }
@@ -100,7 +100,7 @@ void dirty_mark_all(struct place *p)
 {
 	size_t n = place_words(p);
 
-	for (uint32_t c = 0; c < PLACE_CURSORS_MAX; c++) {
+	for (uint32_t c = 0; c < CURSORS; c++) {
 		if (p->cursor[c].bits == NULL)
 			continue;
 		memset(p->cursor[c].bits, 0xff, n * sizeof(uint64_t));
@@ -111,7 +111,7 @@ void dirty_mark_all(struct place *p)
 
 void dirty_free_cursors(struct place *p)
 {
-	for (uint32_t c = 0; c < PLACE_CURSORS_MAX; c++) {
+	for (uint32_t c = 0; c < CURSORS; c++) {
 		free(p->cursor[c].bits);
 		p->cursor[c].bits = NULL;
 	}
@@ -121,8 +121,9 @@ void dirty_free_cursors(struct place *p)
 static struct cursor *find_cursor(struct place *p, const char *name)
 {
 	struct cursor *unused = NULL;
+	uint32_t first = name[0] == PLACE_CURSOR_CLIENT ? PLACE_CURSORS_MAX : 0;
 
-	for (uint32_t c = 0; c < PLACE_CURSORS_MAX; c++) {
+	for (uint32_t c = first; c < first + PLACE_CURSORS_MAX; c++) {
 		struct cursor *k = &p->cursor[c];
 
 		if (k->bits == NULL) {
@@ -137,7 +138,7 @@ static struct cursor *find_cursor(struct place *p, const char *name)
 
 bool place_has_cursor(const struct place *p, const char *name)
 {
-	for (uint32_t c = 0; c < PLACE_CURSORS_MAX; c++)
+	for (uint32_t c = 0; c < CURSORS; c++)
 		if (p->cursor[c].bits != NULL &&
 		    strcmp(p->cursor[c].name, name) == 0)
 			return true;
@@ -212,8 +213,10 @@ int place_dirty(struct place *p, const char *name, bool peek, uint64_t **words,
 		return r;
 	k = find_cursor(p, name);
 	if (k == NULL)
-		return err_set(e, -ENOSPC, "%s has %d dirty cursors already",
-		    p->name, PLACE_CURSORS_MAX);
+		return err_set(e, -ENOSPC,
+		    "%s has %d dirty cursors of %s already", p->name,
+		    PLACE_CURSORS_MAX,
+		    name[0] == PLACE_CURSOR_CLIENT ? "clients" : "its guest");
 	out = calloc(place_words(p), sizeof(uint64_t));
 	if (out == NULL)
 		return err_set(

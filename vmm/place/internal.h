@@ -21,6 +21,9 @@
 #define PLACE_LOST                                                             \
 	"the kernel refused to map its memory, and then to map it as it was"
 
+/* Of both kinds: the guest's come first. */
+#define CURSORS (2 * PLACE_CURSORS_MAX)
+
 struct cursor {
 	char name[FIRN_NAME_MAX];
 	uint64_t *bits; /* written since it advanced; NULL: free */
@@ -66,7 +69,7 @@ struct place {
 	uint64_t *taken;   /* what a freeze is working on, else all zero */
 	uint64_t *klog;    /* KVM's answer */
 	struct place_copies copies;
-	struct cursor cursor[PLACE_CURSORS_MAX];
+	struct cursor cursor[CURSORS];
 	/* What the broker does not have yet. */
 	struct place_step step[PLACE_STEPS_MAX];
 	bool sealed[PLACE_STEPS_MAX];

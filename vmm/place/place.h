@@ -31,9 +31,15 @@
 #include "vmm/mem/gate.h"
 #include "vmm/mem/gmem.h"
 
-#define PLACES_MAX        32           /* of one VM, RAM and views counted */
-#define PLACE_CURSORS_MAX 8            /* dirty cursors of one place */
-#define PLACE_NPAGES_MAX  (1ULL << 28) /* 1 TiB */
+#define PLACES_MAX       32           /* of one VM, RAM and views counted */
+#define PLACE_NPAGES_MAX (1ULL << 28) /* 1 TiB */
+
+/*
+ * Dirty cursors of one place: so many of clients, whose names begin with
+ * PLACE_CURSOR_CLIENT, and as many of the guest, which can so not take theirs.
+ */
+#define PLACE_CURSORS_MAX   8
+#define PLACE_CURSOR_CLIENT '@'
 
 enum place_kind {
 	PLACE_FREE = 0,
@@ -66,7 +72,6 @@ struct place_info {
 	uint64_t npages;
 	unsigned char *hva;
 	uint64_t snapshot; /* a view's, else 0 */
-	bool frozen_once;
 	bool tracked;
 	char name[FIRN_NAME_MAX];
 };

@@ -88,7 +88,6 @@ void place_info(const struct place *p, struct place_info *out)
 	out->npages = p->npages;
 	out->hva = p->hva;
 	out->snapshot = p->snapshot;
-	out->frozen_once = p->memfd < 0;
 	out->tracked = p->watched;
 	memcpy(out->name, p->name, sizeof(out->name));
 }
