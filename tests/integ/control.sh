@@ -55,5 +55,11 @@ works "the monitor is gone" until_true 10 gone "$pid"
 # A detached guest that ends by itself.
 "$FIRN" run --detach --name w --env STATUS=7 "$GUESTS/args" >/dev/null 2>&1 \
     </dev/null
-"$FIRN" wait w --json >"$T/wait" 2>&1 || :
-like "wait after or before the end" "$(cat "$T/wait")" '"status":7|no VM|ended'
+"$FIRN" wait w --json >"$T/wait" 2>&1
+is "wait after or before the end" "$(jq -c '[.status, .reason]' "$T/wait")" \
+    '[7,"exit"]'
+"$FIRN" run --detach --name e "$GUESTS/enosys" >/dev/null 2>&1 </dev/null
+works "wait for the last of them" "$FIRN" wait e
+is "what it called stays known" "$("$FIRN" ps --json | jq -c \
+    '.vms[] | select(.name == "e") |
+    [.state, .enosys >= 4, .syscalls > .enosys]')" '["exited",true,true]'

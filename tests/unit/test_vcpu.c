@@ -125,8 +125,6 @@ static void start(struct fix *f, const void *code, size_t len)
 	    .tss_sel = TSS_SEL,
 	    .user_cs = USER_CS,
 	    .user_ss = USER_SS,
-	    .kernel_cs = 0x8,
-	    .kernel_ss = 0x10,
 	};
 	struct err e;
 

@@ -549,9 +549,7 @@ static void counts(void **state)
 	assert_int_equal(ask(vm, WIRE_STATS, NULL, 0, NULL, 0), 0);
 	assert_int_equal(vm->p.m.len, sizeof(st));
 	memcpy(&st, vm->p.payload, sizeof(st));
-	assert_true(st.cpu_ns > 0);
 	assert_true(st.syscalls > 0);
-	assert_true(st.exits >= st.syscalls);
 	assert_int_equal(ask(vm, WIRE_SEGMENTS, NULL, 0, NULL, 0), 0);
 	assert_int_equal(vm->p.m.len, sizeof(seg));
 	memcpy(seg, vm->p.payload, sizeof(seg));

@@ -145,6 +145,7 @@ static void on_exited(struct bvm *vm, const struct wire_packet *p)
 		return;
 	memcpy(&vm->end, p->payload, sizeof(vm->end));
 	vm->end.status &= 0xff;
+	vm->stats = vm->end.stats;
 	len = p->m.len - (uint32_t)sizeof(vm->end);
 	if (len > WIRE_REPORT_MAX)
 		len = WIRE_REPORT_MAX;

@@ -25,7 +25,6 @@
 #define KERNEL_VA     0xffffffff80000000ULL
 
 #define SEL_KERNEL_CS 0x10u
-#define SEL_KERNEL_SS 0x18u
 #define SEL_USER_SS   0x2bu
 #define SEL_USER_CS   0x33u
 #define SEL_TSS       0x40u
@@ -391,8 +390,6 @@ int guest_load(struct guest *g, int elf_fd, char *const argv[],
 	    .tss_sel = SEL_TSS,
 	    .user_cs = SEL_USER_CS,
 	    .user_ss = SEL_USER_SS,
-	    .kernel_cs = SEL_KERNEL_CS,
-	    .kernel_ss = SEL_KERNEL_SS,
 	    .star = 0x23ULL << 48 | (uint64_t)SEL_KERNEL_CS << 32,
 	    .lstar = KERNEL_VA + SYS_STUB,
 	    .fmask = FLAGS_MASK,
@@ -549,7 +546,6 @@ static enum guest_verdict trap(struct guest *g, uint32_t cpu, uint32_t vector,
 	struct frame f = {.rip = r->rip, .rsp = r->gpr[RSP]};
 	int error = -EFAULT;
 
-	g->nfaults++;
 	if (read_frame(g, cpu, vector, r->gpr[RSP], &f) < 0)
 		return trap_end(g, VECTOR_DF, r, &f, error, end);
 	if (vector == VECTOR_PF)
@@ -625,7 +621,6 @@ enum guest_verdict guest_doorbell(struct guest *g, uint32_t cpu, uint16_t port,
 	    .status = 139,
 	};
 
-	g->nexits++;
 	if (port == KERNEL_PORT_SYSCALL)
 		return call(g, cpu, r, end);
 	if (port >= KERNEL_PORT_TRAP &&
@@ -667,8 +662,8 @@ static void explain_stray(const struct vcpu_exit *x, struct report *rp)
 	}
 }
 
-enum guest_verdict guest_stray(struct guest *g, uint32_t cpu,
-    const struct vcpu_exit *x, struct cpu_regs *r, struct guest_end *end)
+void guest_stray(struct guest *g, const struct vcpu_exit *x,
+    const struct cpu_regs *r, struct guest_end *end)
 {
 	struct report rp = {
 	    .rip = r->rip,
@@ -677,11 +672,8 @@ enum guest_verdict guest_stray(struct guest *g, uint32_t cpu,
 	    .status = 139,
 	};
 
-	(void)cpu;
-	g->nexits++;
 	explain_stray(x, &rp);
 	report_fault(g, r, &rp, end);
-	return GUEST_END;
 }
 
 void guest_place_gone(struct guest *g, uint64_t gpa, uint64_t len)
@@ -695,6 +687,4 @@ void guest_stats(struct guest *g, struct wire_stats *out)
 {
 	out->syscalls = g->nsyscalls;
 	out->enosys = g->nenosys;
-	out->exits = g->nexits;
-	out->faults = g->nfaults;
 }

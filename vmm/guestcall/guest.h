@@ -62,7 +62,6 @@ struct guest_env {
 	struct places *places;
 	struct guest_ops ops;
 	int stdio[3]; /* borrowed */
-	uint32_t ncpus_max;
 };
 
 struct guest;
@@ -94,10 +93,9 @@ enum guest_verdict {
 
 enum guest_verdict guest_doorbell(struct guest *g, uint32_t cpu, uint16_t port,
     struct cpu_regs *r, struct guest_end *end);
-/* Everything else but VCPU_KICKED: the program ends with a report, unless the
- * access was one that can be cured. */
-enum guest_verdict guest_stray(struct guest *g, uint32_t cpu,
-    const struct vcpu_exit *x, struct cpu_regs *r, struct guest_end *end);
+/* Everything else but VCPU_KICKED ends the program: *end is filled. */
+void guest_stray(struct guest *g, const struct vcpu_exit *x,
+    const struct cpu_regs *r, struct guest_end *end);
 
 /*
  * The place at [gpa, gpa + len) is about to be closed: take it out of the
@@ -108,7 +106,7 @@ enum guest_verdict guest_stray(struct guest *g, uint32_t cpu,
  */
 void guest_place_gone(struct guest *g, uint64_t gpa, uint64_t len);
 
-/* Counts for WIRE_STATS (all but cpu_ns); any thread. */
+/* Counts for WIRE_STATS; any thread. */
 void guest_stats(struct guest *g, struct wire_stats *out);
 
 #endif /* VMM_GUESTCALL_GUEST_H */

@@ -58,8 +58,6 @@ struct guest {
 	struct guest_again again[GUEST_CPUS_MAX];
 	_Atomic uint64_t nsyscalls;
 	_Atomic uint64_t nenosys;
-	_Atomic uint64_t nexits;
-	_Atomic uint64_t nfaults;
 };
 
 /* A call that is being answered. */
@@ -122,8 +120,7 @@ int file_open_snap(struct guest *g, const char *name);
 int guest_wait(struct guest *g, int fd, short events, uint64_t timeout_ns);
 
 /* The program called exit, or ended by a signal of its own. */
-void report_exit(
-    struct guest *g, int status, const char *text, struct guest_end *end);
+void report_exit(int status, const char *text, struct guest_end *end);
 
 /* What a fault report starts from. */
 struct report {

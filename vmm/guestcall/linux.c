@@ -43,7 +43,7 @@ int64_t give_out(
 
 static int64_t end_program(struct guest_call *c, int status, const char *text)
 {
-	report_exit(c->g, status, text, c->end);
+	report_exit(status, text, c->end);
 	c->ended = true;
 	return 0;
 }

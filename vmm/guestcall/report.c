@@ -7,14 +7,12 @@
 
 #include "shared/page/run.h"
 
-void report_exit(
-    struct guest *g, int status, const char *text, struct guest_end *end)
+void report_exit(int status, const char *text, struct guest_end *end)
 {
 	memset(&end->x, 0, sizeof(end->x));
 	end->x.status = status & 0xff;
 	end->x.reason = WIRE_EXIT_PROGRAM;
 	end->x.segment = UINT32_MAX;
-	end->x.enosys = g->nenosys;
 	(void)snprintf(end->text, sizeof(end->text), "%s", text);
 }
 
@@ -198,7 +196,6 @@ void report_fault(struct guest *g, const struct cpu_regs *r,
 	end->x.status = rp->status;
 	end->x.reason = WIRE_EXIT_FAULT;
 	end->x.segment = UINT32_MAX;
-	end->x.enosys = g->nenosys;
 	end->x.address = rp->has_address ? rp->address : 0;
 	say_why(g, rp, end);
 	if (rp->regs_lost)

@@ -58,7 +58,7 @@ struct cpu_start {
 	uint64_t gdt, idt, tss;
 	uint16_t gdt_limit, idt_limit, tss_limit;
 	uint16_t tss_sel;
-	uint16_t user_cs, user_ss, kernel_cs, kernel_ss; /* selectors */
+	uint16_t user_cs, user_ss; /* selectors */
 	uint64_t star, lstar, fmask;
 };
 

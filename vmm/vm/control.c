@@ -171,6 +171,7 @@ static int put_frozen(const struct place_frozen *z, struct wire_frozen *w,
 }
 
 _Static_assert(PLACE_STEPS_MAX <= WIRE_STEPS_MAX, "steps fit");
+_Static_assert(PLACES_MAX <= WIRE_SEGMENTS_MAX, "places fit");
 
 static int answer_frozen(
     struct vm *vm, struct place *p, const struct place_frozen *z, struct err *e)
@@ -544,7 +545,6 @@ static int do_stats(struct vm *vm, struct err *e)
 
 	(void)e;
 	guest_stats(vm->guest, &w);
-	w.cpu_ns = cpus_ns(vm);
 	(void)reply(vm, 0, &w, sizeof(w), NULL, 0);
 	return 0;
 }

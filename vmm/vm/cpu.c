@@ -58,7 +58,8 @@ static enum guest_verdict answer(
 		return guest_doorbell(
 		    g, c->id, x->port, vcpu_regs(c->vcpu), end);
 	default:
-		return guest_stray(g, c->id, x, vcpu_regs(c->vcpu), end);
+		guest_stray(g, x, vcpu_regs(c->vcpu), end);
+		return GUEST_END;
 	}
 }
 
@@ -103,20 +104,4 @@ void cpus_stop(struct vm *vm)
 			(void)pthread_join(vm->cpu[i].thread, NULL);
 		vm->cpu[i].running = false;
 	}
-}
-
-uint64_t cpus_ns(struct vm *vm)
-{
-	struct timespec t;
-	clockid_t clock;
-	uint64_t ns = 0;
-
-	for (uint32_t i = 0; i < vm->ncpus; i++) {
-		if (!vm->cpu[i].running ||
-		    pthread_getcpuclockid(vm->cpu[i].thread, &clock) != 0 ||
-		    clock_gettime(clock, &t) < 0)
-			continue;
-		ns += (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-	}
-	return ns;
 }

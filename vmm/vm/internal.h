@@ -138,7 +138,5 @@ void cpus_kick(void *vm);
 int cpus_start(struct vm *vm, struct err *e);
 /* Stop and join them all. */
 void cpus_stop(struct vm *vm);
-/* CPU time of the vCPUs' threads. */
-uint64_t cpus_ns(struct vm *vm);
 
 #endif /* VMM_VM_INTERNAL_H */

@@ -110,7 +110,6 @@ static int make_guest(struct vm *vm, struct err *e)
 	    .gmem = &vm->gmem,
 	    .gate = &vm->gate,
 	    .places = vm->places,
-	    .ncpus_max = VM_VCPUS_MAX,
 	};
 
 	calls_init(vm, &env.ops);

@@ -291,7 +291,6 @@ static int say_exited(struct vm *vm, struct err *e)
 		struct wire_exited x;
 		char text[WIRE_REPORT_MAX];
 	} *m = NULL;
-	struct wire_stats st = {0};
 	size_t len = strnlen(vm->end.text, sizeof(vm->end.text));
 	int r;
 
@@ -299,8 +298,7 @@ static int say_exited(struct vm *vm, struct err *e)
 	if (m == NULL)
 		return err_set(e, -ENOMEM, "no memory to tell of the end");
 	if (vm->guest != NULL)
-		guest_stats(vm->guest, &st);
-	vm->end.x.enosys = st.enosys;
+		guest_stats(vm->guest, &vm->end.x.stats);
 	m->x = vm->end.x;
 	memcpy(m->text, vm->end.text, len);
 	r = say(vm, WIRE_EXITED, m, (uint32_t)(sizeof(m->x) + len));

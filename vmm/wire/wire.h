@@ -228,11 +228,8 @@ struct wire_dirtied {
 };
 
 struct wire_stats {
-	uint64_t cpu_ns;
 	uint64_t syscalls;
 	uint64_t enosys;
-	uint64_t exits;
-	uint64_t faults;
 };
 
 struct wire_ready {
@@ -251,7 +248,7 @@ struct wire_exited {
 	uint8_t code[16];  /* bytes at rip, for the client to disassemble */
 	uint64_t regs[16]; /* rax rbx rcx rdx rsi rdi rsp rbp r8..r15 */
 	uint64_t rflags;
-	uint64_t enosys;
+	struct wire_stats stats; /* the last ones */
 };
 
 enum wire_exit_reason {
@@ -311,7 +308,7 @@ _Static_assert(sizeof(struct wire_step) == 32, "wire layout");
 _Static_assert(sizeof(struct wire_frozen) == 192, "wire layout");
 _Static_assert(sizeof(struct wire_map) == 104, "wire layout");
 _Static_assert(sizeof(struct wire_relay) == 24, "wire layout");
-_Static_assert(sizeof(struct wire_exited) == 200, "wire layout");
+_Static_assert(sizeof(struct wire_exited) == 208, "wire layout");
 _Static_assert(sizeof(struct wire_gdirty) == 80, "wire layout");
 
 /* A packet as received: the owner closes the descriptors with
