@@ -38,6 +38,15 @@ refused "less memory than it needs" 1 "" "${R[@]}" --mem 4K "$GUESTS/hello"
 refused "an unaligned segment" 1 "" "${R[@]}" --segment a=4097 "$GUESTS/hello"
 refused "a segment beyond all" 1 "at most 1 TiB" "${R[@]}" \
     --segment a=10000T "$GUESTS/hello"
+for i in $(seq 31); do
+	segments+=(--segment "s$i=4K")
+done
+works "as many segments as there are" "${R[@]}" "${segments[@]}" "$GUESTS/hello"
+refused "a segment more" 1 "at most 31 segments" "${R[@]}" "${segments[@]}" \
+    --segment s=4K "$GUESTS/hello"
+works "as many arguments" "${R[@]}" "$GUESTS/args" $(seq 255)
+refused "an argument more" 1 "more than 256 arguments" \
+    "${R[@]}" "$GUESTS/args" $(seq 256)
 refused "two segments of one name" 1 "" "${R[@]}" --segment a=4K \
     --segment a=4K "$GUESTS/hello"
 refused "an unknown snapshot" 1 "none" "${R[@]}" --give a=none "$GUESTS/hello"

@@ -154,17 +154,18 @@ static int launch_payload(
 		return err_set(e, -EINVAL,
 		    "args is empty; it begins with the "
 		    "program's name");
-	if (json_array_size(ctl_json(rq, "segments")) > WIRE_SEGMENTS_MAX - 2)
-		return err_set(e, -ENOSPC, "a VM has at most %u segments",
-		    WIRE_SEGMENTS_MAX - 2);
+	if (json_array_size(ctl_json(rq, "segments")) > WIRE_SEGMENTS_MAX - 1)
+		return err_set(e, -ENOSPC,
+		    "a VM has at most %u segments besides its memory",
+		    WIRE_SEGMENTS_MAX - 1);
 	if (launch_places(b, vm, ctl_json(rq, "segments"), e) != 0)
 		return e->code;
 	at = vm->launch_len;
 	if (put_strings(vm, args, &wl->nargs) != 0 ||
 	    put_strings(vm, ctl_json(rq, "env"), &wl->nenv) != 0)
 		return err_set(e, -E2BIG,
-		    "arguments and environment are more than %u strings or %u "
-		    "bytes",
+		    "more than %u arguments, or variables of the environment, "
+		    "or %u bytes of all",
 		    WIRE_ARGS_MAX, WIRE_PAYLOAD_MAX);
 	if (strlen(vm->name) + 1 > WIRE_PAYLOAD_MAX - vm->launch_len)
 		return err_set(e, -E2BIG, "the arguments are too long");
