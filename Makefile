@@ -245,6 +245,7 @@ lint: $(hdrs:%=$O/hdr/%.ok) \
 	cppcheck --quiet --error-exitcode=1 --enable=warning,portability \
 	    --inline-suppr --suppress=missingIncludeSystem -I. --std=c11 shared vmm tools
 
+version = $(shell sed -n 's/.*FIRN_VERSION "\(.*\)"/\1/p' shared/version.h)
 install: programs guests
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/firn \
 	    $(DESTDIR)$(PREFIX)/include/firn $(DESTDIR)$(PREFIX)/lib/pkgconfig \
@@ -256,7 +257,8 @@ install: programs guests
 	install -m 644 $O/libfirn.a $O/guest/libfirn-guest.a $(DESTDIR)$(PREFIX)/lib/
 	install -m 755 $O/libfirn.so $(DESTDIR)$(PREFIX)/lib/libfirn.so.0
 	ln -sf libfirn.so.0 $(DESTDIR)$(PREFIX)/lib/libfirn.so
-	sed 's|@PREFIX@|$(PREFIX)|' tools/libfirn/firn.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/firn.pc
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(version)|' tools/libfirn/firn.pc.in > \
+	    $(DESTDIR)$(PREFIX)/lib/pkgconfig/firn.pc
 	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 755 $(wildcard $O/guest/db_*) $O/guest/book_seats $(DESTDIR)$(PREFIX)/share/firn/guests/
 

@@ -9,7 +9,7 @@ trap 'rm -rf "$d"' EXIT
 make -s install DESTDIR="$d" PREFIX=/usr >/dev/null 2>&1
 export PKG_CONFIG_PATH="$d/usr/lib/pkgconfig" PKG_CONFIG_SYSROOT_DIR="$d"
 
-[ -n "$("$d/usr/bin/firn" --version)" ]
+[ "$("$d/usr/bin/firn" --version)" = "firn $(pkg-config --modversion firn)" ]
 for m in "$d"/usr/share/man/man1/*.1; do
 	if command -v groff >/dev/null; then
 		said=$(groff -man -Tutf8 -ww -Wbreak "$m" 2>&1 >/dev/null)
