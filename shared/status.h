@@ -11,12 +11,8 @@
 enum {
 	ST_PERM = 1,
 	ST_NOENT = 2,
-	ST_NOMEM = 12,
-	ST_ACCES = 13,
-	ST_BUSY = 16,
 	ST_EXIST = 17,
 	ST_INVAL = 22,
-	ST_NFILE = 23,
 	ST_NOSPC = 28,
 	ST_RANGE = 34,
 	ST_PROTO = 71,

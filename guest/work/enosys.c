@@ -50,6 +50,9 @@ int main(void)
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, UINT64_MAX, 0),
 	    -EINVAL);
 	want("forged capability", firn_drop(12345), -EBADF);
+	want("as libc would say", firn_check(firn_drop(12345)), -1);
+	want("its errno", errno, EBADF);
+	want("no error", firn_check(7), 7);
 	want("no such name", firn_lookup("no such name"), -ENOENT);
 	want("name wild", call(FIRN_NR_LOOKUP, wild, 0, 0), -EFAULT);
 	printf("enosys: %s\n", bad ? "wrong" : "right");

@@ -6,8 +6,7 @@
 
 #include "shared/status.h"
 
-#define SLOT_MASK  (CAP_SLOTS_MAX - 1)
-#define NAME_WORDS (FIRN_NAME_MAX / 8)
+#define SLOT_MASK (CAP_SLOTS_MAX - 1)
 
 _Static_assert(FIRN_NAME_MAX % 8 == 0, "names are hashed by words");
 

@@ -29,7 +29,7 @@ static void use(const struct ctl_req *rq)
 
 	if (s != NULL && strlen(s) > CTL_LINE_MAX)
 		abort();
-	if (ctl_has(rq, "size") && ctl_int(rq, "size", 0) < 0)
+	if (ctl_int(rq, "size", 0) < 0)
 		abort();
 	(void)ctl_bool(rq, "b");
 }
@@ -69,7 +69,7 @@ static const struct ctl_param fields[] = {
 
 static const struct ctl_param params[] = {
     {.name = "s", .type = CTL_STRING, .optional = true},
-    {.name = "i", .type = CTL_INT, .optional = true},
+    {.name = "i", .type = CTL_SIZE, .optional = true},
     {.name = "size", .type = CTL_SIZE, .optional = true},
     {.name = "b", .type = CTL_BOOL, .optional = true},
     {.name = "o", .type = CTL_OBJECT, .optional = true},

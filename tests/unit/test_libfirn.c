@@ -214,9 +214,9 @@ static void op_freeze(void *ctx, struct ctl_req *rq)
 {
 	(void)ctx;
 	ctl_reply(rq,
-	    json_pack("{s:s, s:i, s:i, s:i, s:i, s:i}", "snapshot", "42",
-		"pages", 1, "dirty_pages", 2, "copied_pages",
-		ctl_has(rq, "segment") ? 3 : 0, "pause_ns", 4, "total_ns", 5),
+	    json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "snapshot", 42, "pages",
+		1, "dirty_pages", 2, "copied_pages",
+		ctl_str(rq, "segment") ? 3 : 0, "pause_ns", 4, "total_ns", 5),
 	    NULL, 0);
 }
 
@@ -236,7 +236,7 @@ static void op_adopt(void *ctx, struct ctl_req *rq)
 	ctl_reply(rq,
 	    json_pack("{s:i, s:I, s:i, s:i, s:i, s:b}", "view", 4, "gpa",
 		(json_int_t)ctl_int(rq, "gpa", 7), "pages", 1, "extents", 2,
-		"map_ns", 3, "copied_on_write", (int)ctl_has(rq, "gpa")),
+		"map_ns", 3, "copied_on_write", ctl_json(rq, "gpa") != NULL),
 	    NULL, 0);
 }
 
@@ -248,7 +248,7 @@ static void op_hand(void *ctx, struct ctl_req *rq)
 		ctl_reply(rq, json_pack("{s:i}", "moved", 1), NULL, 0);
 	else
 		ctl_reply(rq,
-		    json_pack("{s:b}", "moved", (int)!ctl_has(rq, "name")),
+		    json_pack("{s:b}", "moved", ctl_str(rq, "name") == NULL),
 		    NULL, 0);
 }
 
@@ -339,8 +339,8 @@ static const struct ctl_op ops[] = {
 	.summary = "echo",
 	.params = text_p,
 	.nfds = 1,
-	.fds_optional = true,
 	.handler = op_echo},
+    OP("say", text_p, op_echo),
     OP("hold", NULL, op_hold),
     OP("release", NULL, op_release),
     OP("fail", NULL, op_fail),
@@ -488,7 +488,7 @@ static void test_large(void **state)
 	memset(s, 'y', len);
 	s[len] = '\0';
 	assert_int_equal(
-	    firn_call_json(x->c, "echo", json_pack("{s:s}", "text", s), NULL, 0,
+	    firn_call_json(x->c, "say", json_pack("{s:s}", "text", s), NULL, 0,
 		&res, NULL, NULL, &x->e),
 	    0);
 	assert_string_equal(json_string_value(json_object_get(res, "text")), s);
@@ -507,7 +507,7 @@ static void test_too_large(void **state)
 	assert_non_null(s);
 	memset(s, 'y', len);
 	s[len] = '\0';
-	r = firn_call_json(x->c, "echo", json_pack("{s:s}", "text", s), NULL, 0,
+	r = firn_call_json(x->c, "say", json_pack("{s:s}", "text", s), NULL, 0,
 	    NULL, NULL, NULL, &x->e);
 	free(s);
 	assert_int_equal(r, -ECONNRESET);

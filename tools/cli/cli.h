@@ -132,8 +132,6 @@ struct cli_fds {
 json_t *cli_call_fds(
     struct cli *c, const char *method, json_t *params, struct cli_fds *fds);
 json_t *cli_call(struct cli *c, const char *method, json_t *params);
-/* {"snapshots": [...]}: all of them, in however many calls; NULL. */
-json_t *cli_snapshots(struct cli *c);
 /* Call, and print the result as JSON if that is wanted: an exit status. */
 int cli_simple(struct cli *c, const char *method, json_t *params);
 /* Whether a signal to end came (c->got_sig); waits for (timeout_ms). */
@@ -149,6 +147,8 @@ int cli_fail(const struct cli *c, const char *fmt, ...)
 int out_json(const json_t *j);
 /* Text from elsewhere, control characters replaced. */
 void out_text(FILE *f, const char *s);
+/* All of (buf,len) to (fd). 0 or -errno. */
+int write_all(int fd, const void *buf, size_t len);
 
 enum col_kind { COL_TEXT, COL_UINT, COL_SIZE, COL_HEX, COL_NS };
 
@@ -164,8 +164,6 @@ void out_record(const json_t *obj, const struct col *cols, size_t ncols);
 /* Ranges of pages, one a line with byte offsets. */
 void out_ranges(const struct firn_pageset *p);
 json_t *ranges_json(const struct firn_pageset *p); /* new, or NULL */
-/* Who pins what, a line each, of a reply's pinned_by. */
-void out_pinned(const json_t *reply);
 /* "1.5G" in (buf) of (len). */
 const char *fmt_size(uint64_t n, char *buf, size_t len);
 const char *fmt_ns(uint64_t ns, char *buf, size_t len);
@@ -217,17 +215,17 @@ void part_end(struct part *p);
 /* All of that, for a text. */
 int write_file(struct cli *c, const char *file, const char *text, size_t len);
 
+/* --- snapshots.c, stats.c --------------------------------------------------
+ */
+/* {"snapshots": [...]}: all of them, in however many calls; NULL. */
+json_t *cli_snapshots(struct cli *c);
+/* Who pins what, a line each, of a reply's pinned_by. */
+void out_pinned(const json_t *reply);
+
 /* --- report.c --------------------------------------------------------------
  */
 /* The fault report of a guest on stderr, with its code disassembled. */
-void report_print(const struct cli *c, const char *who, json_t *report);
-
-/* --- image.c ---------------------------------------------------------------
- */
-/* Copy a snapshot into (fd), an empty file, with holes. 0 or -1. */
-int image_write_raw(struct cli *c, const struct firn_snapshot *s, int fd);
-/* All of (buf,len) to (fd). 0 or -errno. */
-int write_all(int fd, const void *buf, size_t len);
+void report_print(const char *who, json_t *report);
 
 /* --- the verbs -------------------------------------------------------------
  */

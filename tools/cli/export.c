@@ -80,7 +80,7 @@ static int copy_range(struct cli *c, const struct firn_snapshot *s, int fd,
 	return 0;
 }
 
-int image_write_raw(struct cli *c, const struct firn_snapshot *s, int fd)
+static int write_raw(struct cli *c, const struct firn_snapshot *s, int fd)
 {
 	char buf[CHUNK_NPAGES * PAGE_SIZE];
 	struct firn_range r;
@@ -185,8 +185,8 @@ static int write_image(
     struct cli *c, struct job *j, const struct firn_snapshot *s, bool qcow2)
 {
 	if (!qcow2)
-		return image_write_raw(c, s, j->part.fd);
-	if (make_raw(c, j) || image_write_raw(c, s, j->raw_fd))
+		return write_raw(c, s, j->part.fd);
+	if (make_raw(c, j) || write_raw(c, s, j->raw_fd))
 		return -1;
 	return *j->parent ? write_overlay(c, j) : write_qcow2(c, j);
 }

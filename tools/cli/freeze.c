@@ -6,12 +6,11 @@
 #include "tools/cli/cli.h"
 #include "vmm/core/cleanup.h"
 
-static void print(const struct cli *c, const json_t *r)
+static void print(const json_t *r)
 {
 	char pause[32], total[32];
 	static const struct col id[] = {{"snapshot", "snapshot", COL_TEXT}};
 
-	(void)c;
 	out_record(r, id, 1);
 	(void)printf("pages:    %" PRIu64 ", dirty %" PRIu64 ", copied %" PRIu64
 		     "\n",
@@ -41,7 +40,7 @@ static int take(struct cli *c, const struct args *a, const char *method)
 	if (c->json)
 		ret = out_json(r);
 	else
-		print(c, r);
+		print(r);
 	json_decref(r);
 	return ret;
 }

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* What the verbs print: errors, JSON, tables, ranges. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "shared/page/run.h"
 #include "tools/cli/cli.h"
@@ -15,6 +17,23 @@ void out_text(FILE *f, const char *s)
 	for (; *s; s++)
 		(void)fputc(
 		    (unsigned char)*s < ' ' || *s == 0x7f ? '?' : *s, f);
+}
+
+int write_all(int fd, const void *buf, size_t len)
+{
+	const char *p = buf;
+	ssize_t n;
+
+	while (len) {
+		n = write(fd, p, len);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		p += n;
+		len -= (size_t)n;
+	}
+	return 0;
 }
 
 int cli_fail(const struct cli *c, const char *fmt, ...)

@@ -126,9 +126,8 @@ static void field(const json_t *report, const char *key, const char *title)
 	}
 }
 
-void report_print(const struct cli *c, const char *who, json_t *report)
+void report_print(const char *who, json_t *report)
 {
-	(void)c;
 	(void)fputs("firn: ", stderr);
 	out_text(stderr, who);
 	(void)fputs(": the guest was ended: ", stderr);

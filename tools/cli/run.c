@@ -221,7 +221,7 @@ static int finish(struct cli *c, const struct args *a, json_t *r)
 	if (c->got_sig)
 		return EX_SIGNAL + c->got_sig;
 	if (json_is_object(report)) {
-		report_print(c, a->name ? a->name : a->words[0], report);
+		report_print(a->name ? a->name : a->words[0], report);
 		return status;
 	}
 	if (strcmp(json_str(r, "reason"), "exit") != 0)

@@ -20,7 +20,7 @@ int verb_wait(struct cli *c, const struct args *a)
 		(void)putchar('\n');
 		report = json_object_get(r, "report");
 		if (json_is_object(report))
-			report_print(c, a->words[0], report);
+			report_print(a->words[0], report);
 	}
 	json_decref(r);
 	return ret;

@@ -188,7 +188,7 @@ FIRN_API size_t firn_snapshot_layers(const struct firn_snapshot *s);
 /*
  * Map it whole, read-only, into this address space. *addr stays valid until
  * firn_snapshot_unmap() or _close(); a second call gives the same address.
- * -ENOMEM, -EOVERFLOW.
+ * -ENOMEM, -EINVAL (it has no pages), -EIO; nothing is mapped then.
  */
 FIRN_API int firn_snapshot_map(
     struct firn_snapshot *s, const void **addr, struct firn_error *e);

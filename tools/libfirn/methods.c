@@ -37,23 +37,6 @@ static int get_members(
 	return r;
 }
 
-/* Ids come as integers or as decimal strings. */
-static int get_id(
-    const json_t *obj, const char *key, uint64_t *out, struct firn_error *e)
-{
-	const char *s = json_string_value(json_object_get(obj, key));
-	char *end;
-
-	if (s == NULL)
-		return firn_get_u64(obj, key, out, e);
-	errno = 0;
-	*out = strtoull(s, &end, 10);
-	if (errno != 0 || end == s || *end != '\0')
-		return firn_fail(
-		    e, -EPROTO, "the service's '%s' is not an id", key);
-	return 0;
-}
-
 int firn_call_packed(struct firn *c, const char *method, json_t *params,
     json_t **res, int *fds, size_t *nfds, struct firn_error *e)
 {
@@ -67,6 +50,7 @@ static int lift(struct firn *c, const char *method, json_t *params,
     struct firn_freeze_result *out, struct firn_error *e)
 {
 	const struct member members[] = {
+	    {"snapshot", &out->snapshot},
 	    {"pages", &out->pages},
 	    {"dirty_pages", &out->dirty_pages},
 	    {"copied_pages", &out->copied_pages},
@@ -79,9 +63,7 @@ static int lift(struct firn *c, const char *method, json_t *params,
 
 	if (r != 0)
 		return r;
-	r = get_id(res, "snapshot", &out->snapshot, e);
-	if (r == 0)
-		r = get_members(res, members, e);
+	r = get_members(res, members, e);
 	json_decref(res);
 	return r;
 }
@@ -122,15 +104,15 @@ static int get_view(
     const json_t *res, struct firn_map_result *out, struct firn_error *e)
 {
 	const struct member members[] = {
+	    {"view", &out->view},
 	    {"gpa", &out->gpa},
 	    {"pages", &out->pages},
 	    {"extents", &out->extents},
 	    {"map_ns", &out->map_ns},
 	    {NULL, NULL},
 	};
-	int r = get_id(res, "view", &out->view, e);
 
-	return r == 0 ? get_members(res, members, e) : r;
+	return get_members(res, members, e);
 }
 
 static json_t *gpa_or_null(uint64_t gpa)

@@ -259,13 +259,14 @@ static int copy_start(struct lay_op *op, struct err *e)
 			op->zero_fd, (off_t)(op->base.npages * PAGE_SIZE)) != 0)
 			rc = -errno;
 	}
-	if (rc == 0)
-		rc = bank_check(b, PAGE_SIZE, e);
 	if (rc != 0)
 		return err_set(e, rc,
 		    "cannot copy scattered pages for a view: "
 		    "%s",
 		    strerror(-rc));
+	rc = bank_check(b, PAGE_SIZE, e);
+	if (rc != 0)
+		return rc;
 	memcpy(op->fd, op->tab.fd, zeroes * sizeof(*op->fd));
 	op->fd[zeroes] = op->zero_fd;
 	for (size_t i = 0; i < op->from.n; i++) {

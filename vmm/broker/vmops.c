@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The methods about VMs and views, but for vm.launch (vm.c). */
+/* The methods about VMs and views, but for vm.launch (launch.c). */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -28,7 +28,6 @@ static const char *type_words(enum ctl_type t)
 {
 	static const char *const words[] = {
 	    [CTL_STRING] = "a string",
-	    [CTL_INT] = "an integer",
 	    [CTL_SIZE] = "an integer that is not negative",
 	    [CTL_BOOL] = "true or false",
 	    [CTL_OBJECT] = "an object",
@@ -77,8 +76,6 @@ static bool has_type(const json_t *v, enum ctl_type t)
 	switch (t) {
 	case CTL_STRING:
 		return json_is_string(v);
-	case CTL_INT:
-		return json_is_integer(v);
 	case CTL_SIZE:
 		return is_size(v);
 	case CTL_BOOL:

@@ -46,7 +46,6 @@ enum ctl_code {
 
 enum ctl_type {
 	CTL_STRING = 1,
-	CTL_INT,
 	CTL_SIZE, /* an integer, at least 0 */
 	CTL_BOOL,
 	CTL_OBJECT,  /* with (fields), or any */
@@ -83,7 +82,6 @@ struct ctl_op {
 	const char *const *fds; /* what each descriptor of the request is, in
 				   order, NULL at the end; NULL: none */
 	unsigned nfds;          /* exactly so many must come */
-	bool fds_optional;      /* or none at all */
 	ctl_handler *handler;
 };
 
@@ -168,13 +166,10 @@ const char *ctl_str(const struct ctl_req *rq, const char *name); /* or NULL */
 int64_t ctl_int(const struct ctl_req *rq, const char *name, int64_t absent);
 bool ctl_bool(const struct ctl_req *rq, const char *name); /* absent: false */
 json_t *ctl_json(const struct ctl_req *rq, const char *name); /* borrowed */
-bool ctl_has(const struct ctl_req *rq, const char *name);
 /* The i-th descriptor becomes the caller's; -1 if absent or taken. What is not
  * taken is closed with the request. */
 int ctl_take_fd(struct ctl_req *rq, unsigned i);
-unsigned ctl_nfds(const struct ctl_req *rq);
 
-const struct ctl_op *ctl_req_op(const struct ctl_req *rq);
 /* The connection, or NULL once it is gone. */
 struct ctl_conn *ctl_req_conn(const struct ctl_req *rq);
 bool ctl_req_cancelled(const struct ctl_req *rq);
@@ -182,7 +177,6 @@ bool ctl_req_cancelled(const struct ctl_req *rq);
  * before the answer (before on_close); it may answer. NULL unsets it. */
 void ctl_req_on_cancel(
     struct ctl_req *rq, void (*fn)(struct ctl_req *rq, void *arg), void *arg);
-void *ctl_req_arg(const struct ctl_req *rq);
 
 /*
  * The description of the service, from the same table that dispatches:
@@ -190,7 +184,7 @@ void *ctl_req_arg(const struct ctl_req *rq);
  * NULL without memory.
  */
 json_t *ctl_describe(const struct ctl_conf *conf);
-/* A handler for service.describe, if ctx is no matter: needs no broker. */
+/* The handler of service.describe: of the table that it is in. */
 void ctl_describe_op(void *ctx, struct ctl_req *rq);
 
 /* The one mapping of errno values (negative or not) to protocol codes. */

@@ -59,7 +59,6 @@ static const char *type_id(enum ctl_type t)
 {
 	static const char *const ids[] = {
 	    [CTL_STRING] = "string",
-	    [CTL_INT] = "int",
 	    [CTL_SIZE] = "size",
 	    [CTL_BOOL] = "bool",
 	    [CTL_OBJECT] = "object",
@@ -138,7 +137,6 @@ static json_t *describe_op(const struct ctl_op *op, bool *ok)
 	add(o, "params", describe_params(op->params, ok), ok);
 	add(o, "results", describe_params(op->results, ok), ok);
 	add(o, "descriptors", fds, ok);
-	add(o, "descriptors_optional", json_boolean(op->fds_optional), ok);
 	return o;
 }
 

@@ -69,11 +69,10 @@ static bool check_fds(
 {
 	size_t n = c->nfds + c->fds_surplus;
 
-	if (n == op->nfds || (n == 0 && op->fds_optional))
+	if (n == op->nfds)
 		return true;
 	return ctl_refuse(f, CTL_PARAMS, EINVAL,
-	    "%s takes %u descriptors%s, and %zu came", op->name, op->nfds,
-	    op->fds_optional ? " or none" : "", n);
+	    "%s takes %u descriptors, and %zu came", op->name, op->nfds, n);
 }
 
 /* Everything that can be wrong with a request; on true *op is set. */
@@ -308,11 +307,6 @@ json_t *ctl_json(const struct ctl_req *rq, const char *name)
 	return json_object_get(rq->params, name);
 }
 
-bool ctl_has(const struct ctl_req *rq, const char *name)
-{
-	return ctl_json(rq, name) != NULL;
-}
-
 const char *ctl_str(const struct ctl_req *rq, const char *name)
 {
 	return json_string_value(ctl_json(rq, name));
@@ -330,11 +324,6 @@ bool ctl_bool(const struct ctl_req *rq, const char *name)
 	return json_is_true(ctl_json(rq, name));
 }
 
-unsigned ctl_nfds(const struct ctl_req *rq)
-{
-	return (unsigned)rq->nfds;
-}
-
 int ctl_take_fd(struct ctl_req *rq, unsigned i)
 {
 	int fd;
@@ -344,11 +333,6 @@ int ctl_take_fd(struct ctl_req *rq, unsigned i)
 	fd = rq->fds[i];
 	rq->fds[i] = -1;
 	return fd;
-}
-
-const struct ctl_op *ctl_req_op(const struct ctl_req *rq)
-{
-	return rq->op;
 }
 
 struct ctl_conn *ctl_req_conn(const struct ctl_req *rq)
@@ -366,9 +350,4 @@ void ctl_req_on_cancel(
 {
 	rq->on_cancel = fn;
 	rq->arg = arg;
-}
-
-void *ctl_req_arg(const struct ctl_req *rq)
-{
-	return rq->arg;
 }

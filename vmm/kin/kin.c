@@ -324,11 +324,6 @@ uint64_t kin_parent(const struct kin *k)
 	return k == NULL ? 0 : k->id;
 }
 
-bool kin_tracked(const struct kin *k)
-{
-	return k->own.tracked && (!k->has_above || k->above.tracked);
-}
-
 int kin_new_since(
     const struct kin_sets *s, const struct kin_sets *old, struct kin_sets *out)
 {

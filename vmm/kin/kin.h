@@ -65,7 +65,6 @@ void kin_put(struct kin *k);
 
 /* The snapshot of the nearest ancestor that is alive; 0: none. */
 uint64_t kin_parent(const struct kin *k);
-bool kin_tracked(const struct kin *k);
 
 /* What steps told, each for itself; of none: zeroed. */
 struct kin_steps {

@@ -30,7 +30,7 @@ struct kvm_cpu_regs {
 	uint16_t cs;
 };
 
-/* A flat segment or a task state segment. */
+/* Where a program begins; addresses are virtual but cr3. */
 struct kvm_cpu_init {
 	uint64_t rip, rsp;
 	uint64_t cr3;

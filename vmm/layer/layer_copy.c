@@ -10,10 +10,10 @@
 #include <unistd.h>
 
 #include "vmm/core/cleanup.h"
+#include "vmm/layer/layer.h"
 
 /* A buffer that stays in the second-level cache. */
-#define CHUNK_NPAGES    64
-#define COPY_NPAGES_MAX (1ULL << 28)
+#define CHUNK_NPAGES 64
 
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
@@ -44,11 +44,11 @@ static int check_layers(const struct layer_job *job, struct run_list l,
 			return err_set(e, -EINVAL,
 			    "run %zu names layer %u of %u", i, r->layer,
 			    job->nfds);
-		if (r->npages > COPY_NPAGES_MAX - *npages ||
-		    r->index > COPY_NPAGES_MAX)
+		if (r->npages > LAYER_NPAGES_MAX - *npages ||
+		    r->index > LAYER_NPAGES_MAX)
 			return err_set(e, -EFBIG,
 			    "the runs hold more than %llu pages",
-			    COPY_NPAGES_MAX);
+			    LAYER_NPAGES_MAX);
 		*npages += r->npages;
 	}
 	return 0;

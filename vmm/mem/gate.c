@@ -35,16 +35,6 @@ void gate_leave(struct gate *g)
 	(void)pthread_mutex_unlock(&g->lock);
 }
 
-bool gate_closing(struct gate *g)
-{
-	bool closing;
-
-	(void)pthread_mutex_lock(&g->lock);
-	closing = g->closings > 0;
-	(void)pthread_mutex_unlock(&g->lock);
-	return closing;
-}
-
 void gate_close(struct gate *g)
 {
 	(void)pthread_mutex_lock(&g->lock);

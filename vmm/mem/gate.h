@@ -38,8 +38,6 @@ void gate_fini(struct gate *g);
 /* Wait until the gate is open, then be inside. */
 void gate_enter(struct gate *g);
 void gate_leave(struct gate *g);
-/* Is somebody waiting for the inside to empty? Then leave soon. */
-bool gate_closing(struct gate *g);
 
 /* Returns when nobody is inside; nobody enters until gate_open(). */
 void gate_close(struct gate *g);
