@@ -183,7 +183,7 @@ $O/bench/curves_%: $O/host/tests/bench/curves/curves_%.o $O/libfirn.a $O/libvmm.
 	@mkdir -p $(@D)
 	@echo "  LD   $@"
 	$Q$(CC) $(ldflags) $^ $(libs) -o $@
-$O/bench/curves_nodes_%: tests/bench/curves/curves_nodes.c vmm/map/map.c vmm/map/arena.c shared/page/run.c $O/flags
+$O/bench/curves_nodes_%: tests/bench/curves/curves_nodes.c $(wildcard vmm/map/*.c) shared/page/run.c $O/flags
 	@mkdir -p $(@D)
 	@echo "  LD   $@"
 	$Q$(CC) $(cppflags) $(host_cflags) $(ldflags) -DMAP_FANOUT_SHIFT=$* $(filter %.c,$^) -o $@
