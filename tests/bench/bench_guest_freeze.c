@@ -4,7 +4,8 @@
  * at random, as the monitor times it and as the guest sees it by its time stamp
  * counter; beside fork(2) of a process with the same memory, and a copy of it
  * into a fresh memfd. Then what it costs that guest that its writes are
- * tracked. Usage: bench_guest_freeze [GIB...], 1 and 4 if none.
+ * tracked, and what the size alone of a segment costs.
+ * Usage: bench_guest_freeze [GIB...], 1 and 4 if none.
  */
 #include <sys/mman.h>
 
@@ -28,21 +29,34 @@ static void read_second(struct rig_vm *vm, double *writes, double *gap)
 		rig_fail("the guest said: %s", line);
 }
 
+/* A guest with a segment of (size). */
+static void launch(
+    struct rig *g, struct rig_vm *vm, const char *name, uint64_t size)
+{
+	const char *argv[] = {name, "data", NULL};
+
+	rig_launch(g, vm, argv, 64ULL << 20,
+	    json_pack("{s:[{s:s,s:I}]}", "segments", "name", "data", "size",
+		(json_int_t)size));
+}
+
+static json_t *freeze(struct rig *g, struct rig_vm *vm)
+{
+	return rig_call(g, "segment.freeze",
+	    json_pack("{s:s,s:s}", "vm", vm->ref, "segment", "data"), NULL, 0);
+}
+
 static void freeze_once(struct rig *g, uint64_t size, struct seen *s)
 {
-	const char *argv[] = {"sink", "data", NULL};
 	struct rig_vm vm;
 	double writes;
 	double gap;
 	json_t *r;
 
-	rig_launch(g, &vm, argv, 64ULL << 20,
-	    json_pack("{s:[{s:s,s:I}]}", "segments", "name", "data", "size",
-		(json_int_t)size));
+	launch(g, &vm, "sink", size);
 	for (uint64_t i = 0; i < 2 + size / GIB; i++)
 		read_second(&vm, &s->before, &s->idle_gap_us);
-	r = rig_call(g, "segment.freeze",
-	    json_pack("{s:s,s:s}", "vm", vm.ref, "segment", "data"), NULL, 0);
+	r = freeze(g, &vm);
 	s->pause_us = (double)rig_u64(r, "pause_ns") / 1000;
 	s->total_us = (double)rig_u64(r, "total_ns") / 1000;
 	read_second(&vm, &s->after, &s->gap_us);
@@ -198,13 +212,10 @@ struct asked {
  * which the log had been on. */
 static void track_once(struct rig *g, struct asked *a)
 {
-	const char *argv[] = {"sink", "data", NULL};
 	struct rig_vm vm;
 	double gap;
 
-	rig_launch(g, &vm, argv, 64ULL << 20,
-	    json_pack("{s:[{s:s,s:I}]}", "segments", "name", "data", "size",
-		(json_int_t)GIB));
+	launch(g, &vm, "sink", GIB);
 	for (int i = 0; i < 3; i++)
 		read_second(&vm, &a->before, &gap);
 	a->first_us = ask_us(g, &vm);
@@ -231,6 +242,41 @@ static void tracking(struct rig *g)
 	    bench_column(a, RUNS, later) / 1e6, before);
 }
 
+#define EMPTY_GIB 33u
+
+/* The pauses of the first freeze and of a later one, with nothing in it. */
+static void empty_once(struct rig *g, uint64_t gib, double us[2])
+{
+	struct rig_vm vm;
+
+	launch(g, &vm, "cat", gib * GIB);
+	for (int i = 0; i < 2; i++) {
+		json_t *r = freeze(g, &vm);
+
+		us[i] = (double)rig_u64(r, "pause_ns") / 1000;
+		rig_drop(g, rig_u64(r, "snapshot"));
+		json_decref(r);
+	}
+	rig_end(g, &vm);
+}
+
+static void empty(struct rig *g)
+{
+	double v[2][RUNS];
+	double small[2];
+	double large[2];
+
+	for (int i = 0; i < RUNS; i++) {
+		empty_once(g, 1, small);
+		empty_once(g, EMPTY_GIB, large);
+		for (int k = 0; k < 2; k++)
+			v[k][i] = (large[k] - small[k]) / (EMPTY_GIB - 1);
+	}
+	bench_value("pause for each GiB without content, first freeze", "us",
+	    bench_median(v[0], RUNS));
+	bench_value("  a later freeze", "us", bench_median(v[1], RUNS));
+}
+
 int main(int argc, char **argv)
 {
 	struct rig g;
@@ -244,6 +290,7 @@ int main(int argc, char **argv)
 		one = one_size(&g, 1);
 		bench_line("pause: 4 GiB / 1 GiB", "us", one_size(&g, 4), one);
 		tracking(&g);
+		empty(&g);
 	}
 	rig_stop(&g);
 	return 0;
