@@ -60,6 +60,7 @@ is "wait after or before the end" "$(jq -c '[.status, .reason]' "$T/wait")" \
     '[7,"exit"]'
 "$FIRN" run --detach --name e "$GUESTS/enosys" >/dev/null 2>&1 </dev/null
 works "wait for the last of them" "$FIRN" wait e
-is "what it called stays known" "$("$FIRN" ps --json | jq -c \
+is "what it called and took stays known" "$("$FIRN" ps --json | jq -c \
     '.vms[] | select(.name == "e") |
-    [.state, .enosys >= 4, .syscalls > .enosys]')" '["exited",true,true]'
+    [.state, .enosys >= 4, .syscalls > .enosys, .cpu_ns > 0]')" \
+    '["exited",true,true,true]'

@@ -230,6 +230,7 @@ struct bvm {
 	bool killed;               /* told to end; SIGKILL follows */
 
 	pid_t pid;
+	uint64_t cpu_ns; /* of it, once it has ended */
 	int pidfd;
 	struct loop_io *pidfd_io;
 	struct loop_timer killer;
@@ -453,6 +454,7 @@ struct bvm *vm_find(
  * is answered. */
 struct bvm *req_vm(struct broker *b, struct ctl_req *rq, bool live);
 const char *vm_state_name(enum vm_state s);
+uint64_t vm_cpu_ns(const struct bvm *vm); /* of the whole monitor process */
 void vm_kill(struct broker *b, struct bvm *vm);
 /* The monitor is gone and reaped: release all it held, tell who asked. */
 void vm_end(struct broker *b, struct bvm *vm);

@@ -285,6 +285,7 @@ static void pidfd_ready(void *arg, int fd, uint32_t events)
 	siginfo_t si = {0};
 
 	(void)events;
+	vm->cpu_ns = vm_cpu_ns(vm);
 	if (waitid(P_PIDFD, (id_t)fd, &si, WEXITED | WNOHANG) != 0 ||
 	    si.si_pid == 0)
 		return;

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "vmm/broker/internal.h"
@@ -70,6 +71,18 @@ struct bvm *req_vm(struct broker *b, struct ctl_req *rq, bool live)
 	if (vm == NULL)
 		ctl_fail(rq, &e);
 	return vm;
+}
+
+uint64_t vm_cpu_ns(const struct bvm *vm)
+{
+	struct timespec ts;
+	clockid_t clock;
+
+	if (vm->state == VM_EXITED ||
+	    clock_getcpuclockid(vm->pid, &clock) != 0 ||
+	    clock_gettime(clock, &ts) != 0)
+		return vm->cpu_ns;
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
 /* --- the end -------------------------------------------------------------- */

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "vmm/broker/internal.h"
 
@@ -20,19 +19,6 @@ struct list_op {
 	struct loop_timer timer;
 	unsigned pending;
 };
-
-/* Of the whole monitor process; 0 when it is gone. */
-static uint64_t cpu_ns(const struct bvm *vm)
-{
-	struct timespec ts;
-	clockid_t clock;
-
-	if (vm->state == VM_EXITED ||
-	    clock_getcpuclockid(vm->pid, &clock) != 0 ||
-	    clock_gettime(clock, &ts) != 0)
-		return 0;
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 static void list_answer(struct list_op *op)
 {
@@ -50,7 +36,7 @@ static void list_answer(struct list_op *op)
 			vm_state_name(vm->state), "pid",
 			(json_int_t)(vm->state == VM_EXITED ? 0 : vm->pid),
 			"mem", (json_int_t)vm->mem, "cpu_ns",
-			(json_int_t)cpu_ns(vm), "syscalls",
+			(json_int_t)vm_cpu_ns(vm), "syscalls",
 			(json_int_t)vm->stats.syscalls, "enosys",
 			(json_int_t)vm->stats.enosys));
 	}
