@@ -4,9 +4,11 @@
 . "$(dirname "$0")/lib.sh"
 
 works "help" "$FIRN" --help
+is "help fits a terminal" "$("$FIRN" --help | grep -E '.{81}')" ""
 works "version" "$FIRN" --version
 for v in $("$FIRN" --help | sed -n '/^commands:/,/^$/s/^  \([a-z]*\) .*/\1/p'); do
 	works "help of $v" "$FIRN" "$v" --help
+	is "help of $v fits a terminal" "$("$FIRN" "$v" --help | grep -E '.{81}')" ""
 	grep -q "^\.\(BI\|B\) $v\( \|$\)" docs/man/firn.1 ||
 	    not_ok "firn.1 has $v" "it has not"
 	for o in $("$FIRN" "$v" --help | sed -n 's/^  \(--[a-z-]*\).*/\1/p'); do

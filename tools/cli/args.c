@@ -215,7 +215,7 @@ void help_main(FILE *f)
 	(void)fputs(
 	    "usage: firn COMMAND [OPTION]... [WORD]...\n\n"
 	    "firn runs programs as guests of KVM, freezes regions of their "
-	    "memory in place, maps\nwhat was frozen into other guests, and "
+	    "memory in place,\nmaps what was frozen into other guests, and "
 	    "tells what changed.\n\ncommands:\n",
 	    f);
 	for (const struct verb *v = cli_verbs; v->name; v++) {

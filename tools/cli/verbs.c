@@ -188,7 +188,7 @@ const struct verb cli_verbs[] = {
 	.run = verb_map},
     {.name = "unmap",
 	.words = "VM:VIEW",
-	.summary = "take a view, or an adopted or severed segment, out of a VM",
+	.summary = "take a view, an adopted or a severed segment away",
 	.min = 1,
 	.max = 1,
 	.link = LINK_DAEMON,
@@ -263,7 +263,7 @@ const struct verb cli_verbs[] = {
 	.words = "BASE A B",
 	.summary = "what A and B changed of BASE, as one snapshot",
 	.notes = "Where neither wrote what the other read or wrote; else it "
-		 "is refused and the pages\nthat conflict are listed.",
+		 "is refused, and the\npages that conflict are listed.",
 	.opts = meld_opts,
 	.min = 3,
 	.max = 3,
@@ -346,8 +346,9 @@ const struct verb cli_verbs[] = {
 	    "publish: a guest builds an SQLite database in a segment, from "
 	    "FILE (any text or\nCSV) or texts that Debian ships; three "
 	    "others query the frozen bytes in place\nwhile it goes on "
-	    "writing. attack: the publisher turned malicious. meld: two "
-	    "guests\nsell seats of one table at once. All if none is named.",
+	    "writing. attack: the publisher turned malicious. meld: "
+	    "two\nguests sell seats of one table at once. All if none is "
+	    "named.",
 	.max = 2,
 	.link = LINK_PRIVATE,
 	.takes_signals = true,
