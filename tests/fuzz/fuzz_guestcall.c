@@ -186,6 +186,57 @@ static enum guest_verdict ring(
 	    &t->g, 0, c->port ? c->port : KERNEL_PORT_SYSCALL, &r, end);
 }
 
+/* What the page tables say of segment 0. */
+struct census {
+	const struct guest *g;
+	uint64_t npages; /* that entries hold */
+	bool held[RAM_LEN / PAGE_SIZE];
+};
+
+static void count_entry(struct census *n, uint64_t entry, uint64_t len)
+{
+	uint64_t first = ((entry & PTE_GPA) - n->g->ram_gpa) / PAGE_SIZE;
+
+	FUZZ_CHECK(!(entry & PTE_W) || !(entry & PTE_P) || (entry & PTE_NX));
+	FUZZ_CHECK((entry & PTE_GPA) >= n->g->ram_gpa);
+	FUZZ_CHECK(first + len / PAGE_SIZE <= RAM_LEN / PAGE_SIZE);
+	for (uint64_t i = first; i < first + len / PAGE_SIZE; i++) {
+		FUZZ_CHECK(!n->held[i]);
+		n->held[i] = true;
+	}
+	n->npages += len / PAGE_SIZE;
+}
+
+static void count_table(struct census *n, uint64_t table_gpa, unsigned shift)
+{
+	const uint64_t *t =
+	    n->g->as.pg.mem + (table_gpa - n->g->as.pg.gpa) / sizeof(uint64_t);
+
+	for (uint32_t i = 0; i < 512; i++) {
+		if (t[i] & (PTE_FRAME | PTE_RESERVED))
+			count_entry(n, t[i], 1ULL << shift);
+		else if (t[i] & PTE_P)
+			count_table(n, t[i] & PTE_GPA, shift - 9);
+	}
+}
+
+/* No frame is behind two pages, none is lost, nothing is writable and
+ * executable, and no more is promised than there is. */
+static void check_space(const struct guest *g)
+{
+	struct census n = {.g = g};
+	uint64_t end = 0;
+
+	count_table(&n, g->as.pg.gpa, 39);
+	FUZZ_CHECK(g->as.frames.nfree == g->as.frames.npages - n.npages);
+	FUZZ_CHECK(g->as.areas.committed <= g->as.frames.npages);
+	for (size_t i = 0; i < g->as.areas.n; i++) {
+		FUZZ_CHECK(g->as.areas.v[i].start >= end);
+		FUZZ_CHECK(g->as.areas.v[i].end > g->as.areas.v[i].start);
+		end = g->as.areas.v[i].end;
+	}
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
 	struct rig *t = calloc(1, sizeof(*t));
@@ -203,6 +254,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 			break;
 		}
 	}
+	check_space(&t->g);
 	rig_fini(t);
 	free(end);
 	free(t);

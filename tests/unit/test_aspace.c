@@ -21,6 +21,12 @@
 #define TABLES_GPA 0x100000ULL
 #define VIEW_GPA   0x1000000000ULL
 
+/* An entry as KVM derived it when it was last used; bits 0: none. */
+struct shadow {
+	uint64_t gpa;
+	uint64_t bits;
+};
+
 struct fake {
 	struct aspace as;
 	unsigned char *ram;
@@ -28,6 +34,8 @@ struct fake {
 	uint64_t forgotten; /* pages */
 	uint32_t backed;
 	int fail_forget;
+	struct shadow *shadow; /* of (nshadow) pages; may be NULL */
+	uint32_t nshadow;
 };
 
 static int fake_zero(void *ctx, uint64_t gpa, uint64_t len)
@@ -56,6 +64,9 @@ static int fake_forget(void *ctx, uint64_t gpa, uint64_t len)
 		return -ENOMEM;
 	assert_true(gpa >= RAM_GPA);
 	f->forgotten += len / PAGE_SIZE;
+	for (uint32_t i = 0; i < f->nshadow; i++)
+		if (f->shadow[i].gpa >= gpa && f->shadow[i].gpa < gpa + len)
+			f->shadow[i].bits = 0;
 	return 0;
 }
 
@@ -300,11 +311,35 @@ struct model {
 	bool mapped[MODEL_NPAGES];
 	uint32_t prot[MODEL_NPAGES];
 	uint64_t value[MODEL_NPAGES];
+	struct shadow shadow[MODEL_NPAGES];
 };
 
 static uint64_t rnd(uint64_t *s)
 {
 	return chance(s, UINT64_MAX);
+}
+
+/* The CPU uses the page, so KVM derives an entry of it. */
+static void shadow_use(const struct fake *f, struct model *m, uint32_t page)
+{
+	struct shadow *d = &m->shadow[page];
+
+	d->bits = walk(f, m->base + page * PAGE_SIZE, &d->gpa);
+}
+
+/* What KVM may still use permits nothing that the tables do not. */
+static void shadow_check(const struct fake *f, const struct model *m)
+{
+	for (uint32_t i = 0; i < MODEL_NPAGES; i++) {
+		const struct shadow *d = &m->shadow[i];
+		uint64_t gpa = 0;
+		uint64_t now =
+		    d->bits == 0 ? 0 : walk(f, m->base + i * PAGE_SIZE, &gpa);
+
+		assert_true(gpa == (d->bits == 0 ? 0 : d->gpa));
+		assert_false((d->bits & PTE_W) && !(now & PTE_W));
+		assert_false(!(d->bits & PTE_NX) && (now & PTE_NX));
+	}
 }
 
 static bool all_mapped(const struct model *m, uint32_t first, uint32_t n)
@@ -339,6 +374,7 @@ static void model_write(
 		return;
 	memcpy(f->ram + (gpa - RAM_GPA), &v, sizeof(v));
 	m->value[page] = v;
+	shadow_use(f, m, page);
 }
 
 static void model_read(struct fake *f, struct model *m, uint32_t page)
@@ -363,6 +399,7 @@ static void model_read(struct fake *f, struct model *m, uint32_t page)
 	/* Small entries have the very protection of the area. */
 	if (!(bits & PTE_PS))
 		assert_int_equal(!!(bits & PTE_W), !!(m->prot[page] & AS_W));
+	shadow_use(f, m, page);
 }
 
 static void model_range(
@@ -398,6 +435,7 @@ static void model_range(
 		if (op != 2)
 			m->value[i] = 0;
 	}
+	shadow_check(f, m);
 }
 
 static uint64_t model_committed(const struct model *m)
@@ -421,6 +459,8 @@ static void run_model(uint64_t base)
 	assert_non_null(m);
 	m->base = base;
 	fake_init(&f, &ops);
+	f.shadow = m->shadow;
+	f.nshadow = MODEL_NPAGES;
 	for (uint32_t i = 0; i < 30000; i++) {
 		uint32_t first = rnd(&s) % MODEL_NPAGES;
 		uint32_t n = 1 + rnd(&s) % (rnd(&s) % 4 ? 32 : 1024);

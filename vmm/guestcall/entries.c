@@ -84,24 +84,42 @@ static uint64_t block_entry(
 	       entry_bits(areas_prot(&as->areas, slot, slot + LEAF_SIZE));
 }
 
-/* A 2 MiB block some of whose areas went. */
-static int leaf_unmap(struct aspace *as, uint64_t *pde, uint64_t slot,
+static bool is_stricter(uint64_t was, uint64_t now)
+{
+	return ((was & PTE_P) && !(now & PTE_P)) ||
+	       ((was & PTE_W) && !(now & PTE_W)) ||
+	       (!(was & PTE_NX) && (now & PTE_NX));
+}
+
+/* A 2 MiB block some of whose areas went: what is left may permit less. */
+static int leaf_narrow(struct aspace *as, uint64_t *pde, uint64_t slot,
     uint64_t start, uint64_t end)
 {
 	uint64_t was = *pde;
 	uint64_t gpa = was & PTE_GPA;
 	int r = 0;
+	int zeroed;
 
-	if (areas_any(&as->areas, slot, slot + LEAF_SIZE)) {
-		if (was & PTE_RESERVED)
-			return 0;
-		*pde = block_entry(as, slot, gpa);
-		return as->ops->zero(
-		    as->ops->ctx, gpa + (start - slot), end - start);
-	}
+	*pde = block_entry(as, slot, gpa);
+	if (is_stricter(was, *pde))
+		r = as->ops->forget(as->ops->ctx, gpa, LEAF_SIZE);
+	zeroed = as->ops->zero(as->ops->ctx, gpa + (start - slot), end - start);
+	return r < 0 ? r : zeroed;
+}
+
+/* The areas of a 2 MiB block went, all of them or some. */
+static int leaf_unmap(struct aspace *as, uint64_t *pde, uint64_t slot,
+    uint64_t start, uint64_t end)
+{
+	uint64_t was = *pde;
+	int r = 0;
+
+	if (areas_any(&as->areas, slot, slot + LEAF_SIZE))
+		return was & PTE_FRAME ? leaf_narrow(as, pde, slot, start, end)
+				       : 0;
 	*pde = PTE_HUGE;
 	if (was & PTE_FRAME)
-		r = as->ops->forget(as->ops->ctx, gpa, LEAF_SIZE);
+		r = as->ops->forget(as->ops->ctx, was & PTE_GPA, LEAF_SIZE);
 	if (r == 0)
 		frames_give_chunk(&as->frames, chunk_of(slot));
 	return r;
@@ -136,13 +154,6 @@ int entries_drop(struct aspace *as, uint64_t start, uint64_t end)
 	}
 	batch_flush(&b);
 	return b.error;
-}
-
-static bool is_stricter(uint64_t was, uint64_t now)
-{
-	return ((was & PTE_P) && !(now & PTE_P)) ||
-	       ((was & PTE_W) && !(now & PTE_W)) ||
-	       (!(was & PTE_NX) && (now & PTE_NX));
 }
 
 int entries_sync(struct aspace *as, uint64_t start, uint64_t end, uint32_t prot)
