@@ -79,6 +79,10 @@ refused "a data file" 1 "refers to another file" "$FIRN" import "$T/ext.qcow2"
 qemu-img create -q -f vmdk -o subformat=monolithicFlat "$T/flat.vmdk" 1M
 refused "extents elsewhere" 1 "refers to another file" \
     "$FIRN" import "$T/flat.vmdk"
+mkfifo "$T/fifo"
+sed 's/flat-flat.vmdk/fifo/' "$T/flat.vmdk" >"$T/fifo.vmdk"
+refused "extents in a fifo" 1 "refers to another file" \
+    timeout 60 "$FIRN" import "$T/fifo.vmdk"
 qemu-img create -q -f qcow2 -o cluster_size=2M "$T/huge.qcow2" 4P
 refused "too large" 1 "the limit is" "$FIRN" import "$T/huge.qcow2"
 refused "export of nothing" 1 "none" "$FIRN" export none "$T/x"
@@ -91,6 +95,10 @@ refused "raw over a parent" 2 "qcow2" "$FIRN" export child "$T/x" \
     --format raw --over "$T/o.qcow2"
 refused "a parent that is none" 1 "" "$FIRN" export child "$T/x" \
     --over "$T/empty"
+refused "a parent that is a fifo" 1 "neither" timeout 60 \
+    "$FIRN" export child "$T/x" --over "$T/fifo"
+refused "a truncated parent" 1 "qemu-img: " "$FIRN" export child "$T/x" \
+    --over "$T/cut.qcow2"
 refused "over itself" 1 "parent itself" "$FIRN" export child "$T/o.qcow2" \
     --over "$T/o.qcow2"
 [ ! -e "$T/x" ] && ok "nothing was written" ||

@@ -172,7 +172,7 @@ uint64_t number_at(const char *text);
 uint64_t json_u64(const json_t *obj, const char *key);    /* 0 if absent */
 const char *json_str(const json_t *obj, const char *key); /* "" if absent */
 
-/* --- proc.c: other programs on files that are not trusted ------------------
+/* --- proc.c, confine.c: other programs on files that are not trusted -------
  */
 #define PROC_OUT_MAX  (16u << 20) /* bytes of a program's stdout and stderr */
 #define PROC_ARGS_MAX 24u         /* more are left out */
@@ -180,6 +180,8 @@ const char *json_str(const json_t *obj, const char *key); /* "" if absent */
 struct proc {
 	const char *const *argv; /* the program first, NULL at the end */
 	const char *package;     /* Debian's that it is in */
+	const char *only;        /* confine_to() this; NULL: not confined */
+	const char *denied;      /* what to say where that was in its way */
 	int keep_fd;             /* stays open in it under its number; or -1 */
 	int grow_fd;             /* it may fill this file ... */
 	uint64_t grow_max;       /* ... up to so many allocated bytes */
@@ -193,6 +195,13 @@ struct proc {
  * a limit, or a signal to us came (c->got_sig; the program has been killed).
  */
 int proc_run(struct cli *c, const struct proc *p, const char *what, char **out);
+
+/*
+ * This process, and what it executes, may open no file but (path), programs and
+ * their libraries, and what is open already; and has no sockets. Where the
+ * kernel lacks Landlock, files are not confined. 0 or -errno.
+ */
+int confine_to(const char *path);
 
 /* --- part.c: files that appear whole or not at all -------------------------
  */

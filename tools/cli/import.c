@@ -4,7 +4,8 @@
  *
  * The image is hostile: qemu-img looks at it first and says whether it refers
  * to other files, which would end up in the snapshot; then it converts in the
- * format found, straight into the memfd, watched for what it allocates.
+ * format found, straight into the memfd, watched for what it allocates. As the
+ * image may change between the two, qemu-img is confined to it all the time.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +22,16 @@
 #include "vmm/core/cleanup.h"
 
 #define IMPORT_MAX (1ull << 40) /* bytes of an image's virtual size */
+
+#define TRUST_IT   "(if you trust the image, give --allow-backing)"
+
+struct image {
+	const char *shown; /* as the user named it */
+	const char *path;  /* absolute */
+	bool trusted;      /* may refer to other files */
+	char format[32];
+	uint64_t npages;
+};
 
 /* The name of another file that the image refers to, or NULL. */
 static const char *other_file(const json_t *info, const char *self)
@@ -45,56 +56,60 @@ static const char *other_file(const json_t *info, const char *self)
 	return NULL;
 }
 
-static json_t *image_info(struct cli *c, const char *path, const char *shown)
+/* qemu-img on the image, with (p) filled but for what is the same for all. */
+static int qemu_img(
+    struct cli *c, const struct image *im, struct proc *p, char **out)
+{
+	p->package = "qemu-utils";
+	p->only = im->trusted ? NULL : im->path;
+	p->denied = "refers to another file: refused " TRUST_IT;
+	return proc_run(c, p, im->shown, out);
+}
+
+static json_t *image_info(struct cli *c, const struct image *im)
 {
 	const char *const argv[] = {
-	    "qemu-img", "info", "-U", "--output=json", "--", path, NULL};
-	struct proc p = {.argv = argv,
-	    .package = "qemu-utils",
-	    .keep_fd = -1,
-	    .grow_fd = -1};
+	    "qemu-img", "info", "-U", "--output=json", "--", im->path, NULL};
+	struct proc p = {.argv = argv, .keep_fd = -1, .grow_fd = -1};
 	AUTO_FREE char *out = NULL;
 	json_t *info;
 
-	if (proc_run(c, &p, shown, &out))
+	if (qemu_img(c, im, &p, &out))
 		return NULL;
 	info = json_loads(out, 0, NULL);
 	if (!json_is_object(info)) {
-		cli_fail(c, "%s: qemu-img info printed no JSON", shown);
+		cli_fail(c, "%s: qemu-img info printed no JSON", im->shown);
 		json_decref(info);
 		return NULL;
 	}
 	return info;
 }
 
-/* The format and size of an image that may be imported; 0 or -1. */
-static int check_image(struct cli *c, const struct args *a, const char *path,
-    char *format, size_t len, uint64_t *npages)
+/* Find the format and size of an image that may be imported; 0 or -1. */
+static int check_image(struct cli *c, struct image *im)
 {
-	const char *shown = a->words[0];
-	json_t *info = image_info(c, path, shown);
+	json_t *info = image_info(c, im);
 	const char *other;
 	uint64_t size;
 	int ret = -1;
 
 	if (!info)
 		return -1;
-	other = other_file(info, path);
+	other = other_file(info, im->path);
 	size = json_u64(info, "virtual-size");
-	if (other && !a->allow_backing)
-		cli_fail(c,
-		    "%s: refers to another file, %s: refused (if you trust the "
-		    "image, give --allow-backing)",
-		    shown, other);
+	if (other && !im->trusted)
+		cli_fail(c, "%s: refers to another file, %s: refused " TRUST_IT,
+		    im->shown, other);
 	else if (size > IMPORT_MAX)
 		cli_fail(c, "%s: is of %" PRIu64 " bytes, the limit is %llu",
-		    shown, size, IMPORT_MAX);
+		    im->shown, size, IMPORT_MAX);
 	else if (!size)
-		cli_fail(c, "%s: is empty", shown);
+		cli_fail(c, "%s: is empty", im->shown);
 	else
 		ret = 0;
-	(void)snprintf(format, len, "%s", json_str(info, "format"));
-	*npages = (size + PAGE_SIZE - 1) >> PAGE_SHIFT;
+	(void)snprintf(
+	    im->format, sizeof(im->format), "%s", json_str(info, "format"));
+	im->npages = (size + PAGE_SIZE - 1) >> PAGE_SHIFT;
 	json_decref(info);
 	return ret;
 }
@@ -103,22 +118,20 @@ static int check_image(struct cli *c, const struct args *a, const char *path,
  * qemu-img reads what a truncated image lacks as zeros, so let it look for
  * damage first, where the format can be looked at.
  */
-static int check_damage(
-    struct cli *c, const char *shown, const char *path, const char *format)
+static int check_damage(struct cli *c, const struct image *im)
 {
 	/* Leaked clusters do no harm; the format has no check. */
 	static const int also_ok[] = {3, 63, 0};
 	const char *const argv[] = {
-	    "qemu-img", "check", "-U", "-f", format, "--", path, NULL};
+	    "qemu-img", "check", "-U", "-f", im->format, "--", im->path, NULL};
 	struct proc p = {
 	    .argv = argv,
-	    .package = "qemu-utils",
 	    .keep_fd = -1,
 	    .grow_fd = -1,
 	    .also_ok = also_ok,
 	};
 
-	return strcmp(format, "raw") != 0 ? proc_run(c, &p, shown, NULL) : 0;
+	return strcmp(im->format, "raw") != 0 ? qemu_img(c, im, &p, NULL) : 0;
 }
 
 /* What the host can give without swapping; a bound for hostile images. */
@@ -136,21 +149,19 @@ static uint64_t memory_free(void)
 	return kb * 1024;
 }
 
-static int convert(struct cli *c, const char *shown, const char *path,
-    const char *format, int fd)
+static int convert(struct cli *c, const struct image *im, int fd)
 {
 	char to[64];
 	const char *const argv[] = {"qemu-img", "convert", "-U", "-n",
-	    "--target-is-zero", "-f", format, "-O", "raw", "--", path, to,
-	    NULL};
+	    "--target-is-zero", "-f", im->format, "-O", "raw", "--", im->path,
+	    to, NULL};
 	struct proc p = {.argv = argv,
-	    .package = "qemu-utils",
 	    .keep_fd = fd,
 	    .grow_fd = fd,
 	    .grow_max = memory_free() / 4 * 3};
 
 	(void)snprintf(to, sizeof(to), "/proc/self/fd/%d", fd);
-	return proc_run(c, &p, shown, NULL);
+	return qemu_img(c, im, &p, NULL);
 }
 
 /* The image as a sealed memfd of *npages pages; -1. */
@@ -158,27 +169,28 @@ static int image_memfd(struct cli *c, const struct args *a, uint64_t *npages)
 {
 	AUTO_FREE char *path = realpath(a->words[0], NULL);
 	AUTO_CLOSE int fd = -1;
-	const char *shown = a->words[0];
-	char format[32];
+	struct image im = {
+	    .shown = a->words[0], .path = path, .trusted = a->allow_backing};
 	struct stat st;
 
-	if (!path || stat(path, &st)) {
-		cli_fail(c, "%s: %s", shown, strerror(errno));
+	if (!path || stat(path, &st) || access(path, R_OK)) {
+		cli_fail(c, "%s: %s", im.shown, strerror(errno));
 		return -1;
 	}
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
-		cli_fail(c, "%s: is neither a file nor a block device", shown);
+		cli_fail(
+		    c, "%s: is neither a file nor a block device", im.shown);
 		return -1;
 	}
-	if (check_image(c, a, path, format, sizeof(format), npages) ||
-	    check_damage(c, shown, path, format))
+	if (check_image(c, &im) || check_damage(c, &im))
 		return -1;
+	*npages = im.npages;
 	fd = memfd_create("firn-import", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (fd < 0 || ftruncate(fd, (off_t)(*npages << PAGE_SHIFT))) {
 		cli_fail(c, "cannot make a memfd: %s", strerror(errno));
 		return -1;
 	}
-	if (convert(c, shown, path, format, fd))
+	if (convert(c, &im, fd))
 		return -1;
 	/* qemu-img may have cut the file to the image's own size. */
 	if (ftruncate(fd, (off_t)(*npages << PAGE_SHIFT)) ||

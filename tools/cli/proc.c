@@ -36,6 +36,7 @@ static void __attribute__((noreturn)) exec_child(
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	char *argv[PROC_ARGS_MAX + 1] = {0};
 	size_t n = 0;
+	int ret;
 
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
@@ -54,6 +55,12 @@ static void __attribute__((noreturn)) exec_child(
 	(void)dup2(err, 2);
 	if (p->keep_fd >= 0)
 		(void)fcntl(p->keep_fd, F_SETFD, 0);
+	ret = p->only ? confine_to(p->only) : 0;
+	if (ret) {
+		(void)dprintf(2, "%s: cannot be confined: %s\n", p->argv[0],
+		    strerror(-ret));
+		_exit(127);
+	}
 	/* The type that execvp() wants; it changes nothing. */
 	do
 		memcpy(&argv[n], &p->argv[n], sizeof(argv[n]));
@@ -126,6 +133,8 @@ static int failed(
 	if (WIFSIGNALED(status))
 		cli_fail(c, "%s: %s was killed by signal %d%s%s", what,
 		    p->argv[0], WTERMSIG(status), *s ? ": " : "", s);
+	else if (p->only && strstr(s, "Permission denied"))
+		cli_fail(c, "%s: %s: %s", what, s, p->denied);
 	else
 		cli_fail(c, "%s: %s%s", what, *s ? s : p->argv[0],
 		    *s ? "" : " failed");
