@@ -27,6 +27,16 @@ guests() {
 	works "$how: stdin to stdout" cmp "$T/in" "$T/out"
 	is "$how: a pipe" "$(printf 'a\nb\n' | "$FIRN" run "$GUESTS/cat" |
 	    tail -n 1)" b
+	works "$how: two buffers, a file" cmp "$T/in" \
+	    <("$FIRN" run "$GUESTS/cat" 2 <"$T/in")
+	mkfifo "$T/$how"
+	"$FIRN" run "$GUESTS/cat" 2 <"$T/$how" >"$T/out" &
+	exec 6>"$T/$how"
+	printf four >&6
+	works "$how: the first full, no wait for the second" \
+	    until_true 10 grep -q four "$T/out"
+	exec 6>&-
+	wait $!
 	out=$("$FIRN" run --json --env STATUS=3 "$GUESTS/args" 2>/dev/null \
 	    </dev/null | tail -n 1)
 	is "$how: --json has the status" "$(jq .status <<<"$out")" 3

@@ -133,6 +133,14 @@ int64_t linux_write(struct guest_call *c)
 	return move(c, write_all);
 }
 
+/* May what was read so far be all for now? Only a read of nothing waits. */
+static bool read_enough(
+    struct guest_call *c, const struct guest_file *f, uint64_t done)
+{
+	return done > 0 && f->pollable &&
+	       guest_wait(c->g, f->host_fd, POLLIN, 0) != 1;
+}
+
 /* The vectors are read one by one: each is used as it was checked. */
 static int64_t move_vectors(
     struct guest_call *c, struct guest_file *f, move_fn *fn)
@@ -150,6 +158,8 @@ static int64_t move_vectors(
 			continue;
 		if (iov[1] > INT32_MAX)
 			return done ? (int64_t)done : -EINVAL;
+		if (fn == read_all && read_enough(c, f, done))
+			break;
 		n = fn(c->g, f, iov[0], iov[1]);
 		if (n <= 0)
 			return done ? (int64_t)done : n;
