@@ -126,6 +126,7 @@ SPOIL(phoff_far, im->h.e_phoff = 0x1ff0)
 SPOIL(phoff_wraps, im->h.e_phoff = UINT64_MAX - 8)
 SPOIL(interp, im->ph[1].p_type = PT_INTERP)
 SPOIL(no_load, im->ph[0].p_type = PT_NOTE; im->ph[1].p_type = PT_NOTE)
+SPOIL(vast, im->ph[1].p_memsz = 1ULL << 60)
 SPOIL(filesz_memsz, im->ph[1].p_memsz = 0x7ff)
 SPOIL(past_end, im->ph[1].p_filesz = 0x900; im->ph[1].p_memsz = 0x900)
 SPOIL(off_wraps, im->ph[1].p_offset = UINT64_MAX - 0x7ff)
@@ -179,10 +180,11 @@ static const struct bad bads[] = {
     {"differ within the page", misaligned, 0, 0},
     {"overlap", overlap, 0, 0},
     {"not in order", unordered, 0, 0},
-    {"outside", null_page, 0, 0},
-    {"outside", kernel_half, 0, 0},
-    {"outside", window, 0, 0},
-    {"outside", va_wraps, 0, 0},
+    {"not within", null_page, 0, 0},
+    {"not within", kernel_half, 0, 0},
+    {"not within", window, 0, 0},
+    {"not within", va_wraps, 0, 0},
+    {"0x1000000000000000 bytes at address 0x402800 is", vast, 0, 0},
     {"entry point", entry, 0, 0},
     {"entry point", entry_out, 0, 0},
     {"more than", many_loads, 0x12000, 0},

@@ -114,8 +114,11 @@ static int check_load(
 	    __builtin_add_overflow(lo, p->p_memsz, &hi) ||
 	    page_down(lo) < ELF_VA_MIN || hi > bias + ELF_VA_MAX)
 		return err_set(e, -ENOEXEC,
-		    "a segment at address %#llx, outside %#llx..%#llx",
-		    (unsigned long long)lo, ELF_VA_MIN, ELF_VA_MAX);
+		    "a segment of %#llx bytes at address %#llx is not within "
+		    "%#llx..%#llx",
+		    (unsigned long long)p->p_memsz,
+		    (unsigned long long)p->p_vaddr, bias ? 0 : ELF_VA_MIN,
+		    ELF_VA_MAX);
 	return 0;
 }
 
