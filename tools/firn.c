@@ -82,6 +82,9 @@ int main(int argc, char **argv)
 
 	if (fill_std_fds())
 		return EX_FAIL;
+	/* A limit on files (ulimit -f) is an error, after which verbs clean up.
+	 */
+	(void)signal(SIGXFSZ, SIG_IGN);
 	if (args_parse(argc, argv, &v, &a))
 		return EX_USAGE;
 	ret = run(v, &a);

@@ -274,7 +274,10 @@ int main(int argc, char **argv)
 	if (!hold_standard())
 		return 1;
 	heap_stays_small();
+	/* A client that went and a limit on files (ulimit -f) are errors of the
+	 * call that met them, not the end. */
 	(void)signal(SIGPIPE, SIG_IGN);
+	(void)signal(SIGXFSZ, SIG_IGN);
 	(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	if (run(&o, &e) == 0)
 		return 0;

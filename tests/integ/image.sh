@@ -87,6 +87,8 @@ qemu-img create -q -f qcow2 -o cluster_size=2M "$T/huge.qcow2" 4P
 refused "too large" 1 "the limit is" "$FIRN" import "$T/huge.qcow2"
 refused "export of nothing" 1 "none" "$FIRN" export none "$T/x"
 refused "export to nowhere" 1 "No such file" "$FIRN" export child "$T/no/x"
+refused "export beyond the limit on files" 1 "too large" \
+    bash -c 'ulimit -f 8; exec "$0" export child "$1"' "$FIRN" "$T/x"
 refused "export onto a directory" 1 "not a regular file" \
     "$FIRN" export child "$T/sub"
 refused "another format" 2 "raw or qcow2" "$FIRN" export child "$T/x" \

@@ -67,3 +67,12 @@ like "the instruction is disassembled" "$(cat "$T/err")" \
 works "the daemon goes on" "${R[@]}" "$GUESTS/hello"
 is "no VM is left" "$("$FIRN" ps --json |
     jq '[.vms[] | select(.state != "exited")] | length')" 0
+
+# --- a limit on files, which memory counts as ----------------------------------
+stop_daemon
+ulimit -S -f 1024
+start_daemon
+refused "a memory beyond the limit" 1 "too large" "${R[@]}" "$GUESTS/hello"
+refused "a segment beyond the limit" 1 "too large" "${R[@]}" \
+    --segment a=64M "$GUESTS/hello"
+works "that daemon goes on as well" "$FIRN" ps
