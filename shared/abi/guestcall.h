@@ -11,6 +11,7 @@
 #ifndef SHARED_ABI_GUESTCALL_H
 #define SHARED_ABI_GUESTCALL_H
 
+#include <assert.h> /* static_assert, a keyword of C++ */
 #include <stddef.h>
 #include <stdint.h>
 
@@ -178,14 +179,14 @@ struct firn_pages {
 	uint64_t nodes_visited; /* of a diff */
 };
 
-_Static_assert(sizeof(struct firn_segment) == 32, "ABI layout");
-_Static_assert(sizeof(struct firn_frozen) == 48, "ABI layout");
-_Static_assert(sizeof(struct firn_cap_info) == 40, "ABI layout");
-_Static_assert(offsetof(struct firn_cap_info, sealed) == 24, "ABI layout");
-_Static_assert(sizeof(struct firn_extent) == 16, "ABI layout");
-_Static_assert(sizeof(struct firn_pages) == 24, "ABI layout");
-_Static_assert(sizeof(struct firn_meld) == 24, "ABI layout");
-_Static_assert(sizeof(struct firn_conflict) == 24, "ABI layout");
-_Static_assert(sizeof(struct firn_melded) == 32, "ABI layout");
+static_assert(sizeof(struct firn_segment) == 32, "ABI layout");
+static_assert(sizeof(struct firn_frozen) == 48, "ABI layout");
+static_assert(sizeof(struct firn_cap_info) == 40, "ABI layout");
+static_assert(offsetof(struct firn_cap_info, sealed) == 24, "ABI layout");
+static_assert(sizeof(struct firn_extent) == 16, "ABI layout");
+static_assert(sizeof(struct firn_pages) == 24, "ABI layout");
+static_assert(sizeof(struct firn_meld) == 24, "ABI layout");
+static_assert(sizeof(struct firn_conflict) == 24, "ABI layout");
+static_assert(sizeof(struct firn_melded) == 32, "ABI layout");
 
 #endif /* SHARED_ABI_GUESTCALL_H */

@@ -41,6 +41,9 @@ LD_LIBRARY_PATH="$d/usr/lib" "$d/client"
 # shellcheck disable=SC2046
 clang++ -x c++ -Wall -Wextra -Werror "$d/client.c" -o "$d/client" \
     $(pkg-config --cflags --libs firn)
+# Other compilers of C++ take nothing that is C's alone.
+clang++ -x c++ -Wall -Wextra -Werror -pedantic-errors -fsyntax-only \
+    "-I$d/usr/include" "$d/client.c" "$d/guest.c"
 for cc in gcc musl-gcc; do
 	$cc -static "-I$d/usr/include" "$d/guest.c" -o "$d/guest" \
 	    "-L$d/usr/lib" -lfirn-guest
