@@ -246,7 +246,7 @@ static const struct ctl_param meld_results[] = {SIZE("snapshot", "its id"),
     END};
 
 static const struct ctl_param open_results[] = {SIZE("pages", "of it"),
-    SIZE("runs_fd", "position of the memfd of struct page_run"),
+    SIZE("runs_fd", "position of the memfd of runs"),
     SIZE("layers", "descriptors that follow, read-only"), END};
 static const struct ctl_param import_params[] = {
     STR_OPT("name", "label of the snapshot"),
