@@ -356,6 +356,30 @@ static void test_seal_fails(void **state)
 	fail_errno = ENOMEM;
 }
 
+/* What was frozen is not taken when all is severed, and nothing was written
+ * since: that it was severed is told with it. */
+static void test_sever_unpublished(void **state)
+{
+	struct kvmplaces *g = *state;
+	struct place *p = make(g);
+	struct place_frozen f;
+	struct err e = {0};
+
+	put(g, 3, 1);
+	freeze(g, p, &f);
+	assert_false(f.step[0].severed);
+	assert_int_equal(place_sever(g->ps, p, -1, &f, &e), 0);
+	assert_int_equal(at(p, 3), 0);
+	assert_int_equal(f.nsteps, 1);
+	assert_true(f.step[0].severed);
+	assert_int_equal(place_close(g->ps, p, &e), -EBUSY);
+	put(g, 4, 2);
+	freeze(g, p, &f);
+	assert_int_equal(f.nsteps, 2);
+	assert_true(f.step[0].severed && !f.step[1].severed);
+	place_frozen_done(p, 2);
+}
+
 static void test_sparse(void **state)
 {
 	struct kvmplaces *g = *state;
@@ -387,6 +411,7 @@ int main(void)
 	    TEST(test_later_is_dense),
 	    TEST(test_later_large),
 	    TEST(test_seal_fails),
+	    TEST(test_sever_unpublished),
 	    TEST(test_sparse),
 	};
 

@@ -132,8 +132,12 @@ static void commit(struct place *p, struct lift *l)
 		(void)close(fd);
 		fd = -1;
 	}
-	if (l->nruns == 0)
+	if (l->nruns == 0) {
+		/* A step that the broker does not have yet has to say it. */
+		if (l->sever && p->nsteps > 0)
+			s[-1].severed = true;
 		return;
+	}
 	*s = (struct place_step){
 	    .runs = l->runs,
 	    .nruns = l->nruns,
