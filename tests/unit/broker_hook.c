@@ -95,6 +95,9 @@ int __wrap_fcntl(int fd, int cmd, ...)
 	va_start(ap, cmd);
 	arg = va_arg(ap, long);
 	va_end(ap);
+	while (cmd == F_ADD_SEALS && gettid() != getpid() &&
+	       atomic_load(&hook.hold_seals))
+		(void)usleep(1000);
 	if (cmd != F_DUPFD_CLOEXEC || !fails())
 		return __real_fcntl(fd, cmd, arg);
 	errno = EMFILE;

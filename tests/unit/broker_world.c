@@ -32,6 +32,7 @@ int teardown(void **state)
 {
 	struct world *x = *state;
 
+	atomic_store(&hook.hold_seals, false);
 	drop_fds(x);
 	(void)close(x->fd);
 	broker_free(x->b);

@@ -30,13 +30,14 @@
  */
 
 extern struct hook {
-	atomic_int left;   /* calls until the one that fails */
-	atomic_bool armed; /* at all */
-	atomic_bool fired; /* one failed */
-	bool json;         /* the calls of jansson count, too */
-	rlim_t slack;      /* descriptors that may be opened; 0: no limit */
-	int monitor;       /* the last monitor's end */
-	pid_t pid;         /* and its process */
+	atomic_int left;        /* calls until the one that fails */
+	atomic_bool armed;      /* at all */
+	atomic_bool fired;      /* one failed */
+	bool json;              /* the calls of jansson count, too */
+	atomic_bool hold_seals; /* the broker's workers wait to seal */
+	rlim_t slack; /* descriptors that may be opened; 0: no limit */
+	int monitor;  /* the last monitor's end */
+	pid_t pid;    /* and its process */
 } hook;
 
 /* The test's own calls do not count. */

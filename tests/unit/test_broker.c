@@ -308,6 +308,260 @@ static void end_behind_freeze(void **state)
 	nothing_left(x);
 }
 
+/* --- freezes and severs of one place, each under way with the next ----------
+ */
+
+/* Nothing was written since: it has nothing to tell of. */
+static bool severs_nothing(struct fake *f)
+{
+	struct wire_frozen w = {.npages = NPAGES};
+
+	if (f->p.m.type != WIRE_SEVER)
+		return false;
+	reply(f, 0, &w, sizeof(w), NULL, 0);
+	f->first = true;
+	f->memory = wire_take_fd(&f->p, 0);
+	memset(f->truth, 0, sizeof(f->truth));
+	return true;
+}
+
+/* What is frozen stays, though it is severed before it is over. */
+static void sever_behind_freeze(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+
+	guest_writes(f, 0, 2, 10);
+	memcpy(frozen[0], f->truth, sizeof(f->truth));
+	f->answers = severs_nothing;
+	request(x, "segment.freeze", freeze_params(f, "s"), NULL, 0);
+	request(x, "segment.sever", freeze_params(f, "t"), NULL, 0);
+	for (int i = 0; i < 2; i++) {
+		json_t *m = answer(x);
+
+		assert_true(good(m));
+		json_decref(m);
+	}
+	shows(x, "s", frozen[0]);
+	shows(x, "t", frozen[0]);
+	f->answers = NULL;
+	guest_writes(f, 1, 50, 3);
+	must_do(x, "segment.freeze", freeze_params(f, "u"));
+	shows(x, "u", f->truth);
+	end_vm(x, f);
+	nothing_left(x);
+}
+
+/* Until a sever is over there is no other, which would be given what it gives
+ * back if it fails. */
+static void sever_behind_sever(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	struct fake *g = launch_vm(x, 1, "w");
+
+	guest_writes(f, 0, 2, 10);
+	memcpy(frozen[0], f->truth, sizeof(f->truth));
+	f->how = SILENT;
+	request(x, "segment.sever", freeze_params(f, "name"), NULL, 0);
+	while (f->p.m.type != WIRE_SEVER)
+		pump(x);
+	must_do(x, "segment.freeze", freeze_params(g, "name"));
+	f->how = HONEST;
+	answer_freeze(f);
+	guest_writes(f, 1, 2, 20);
+	request(x, "segment.sever", freeze_params(f, "other"), NULL, 0);
+	for (int i = 0; i < 2; i++) {
+		json_t *m = answer(x);
+
+		assert_false(good(m));
+		json_decref(m);
+	}
+	must_do(x, "segment.sever", freeze_params(f, "found"));
+	shows(x, "found", frozen[0]);
+	memcpy(frozen[0], f->truth, sizeof(f->truth));
+	must_do(x, "segment.sever", freeze_params(f, "other"));
+	shows(x, "other", frozen[0]);
+	end_vm(x, f);
+	end_vm(x, g);
+	nothing_left(x);
+}
+
+static json_int_t parent_of(struct world *x, const char *snap)
+{
+	json_t *r =
+	    must(x, "snapshot.show", json_pack("{s:s}", "snapshot", snap));
+	json_int_t id = json_integer_value(json_object_get(r, "parent"));
+
+	json_decref(r);
+	return id;
+}
+
+static json_int_t id_of(struct world *x, const char *snap)
+{
+	json_t *r =
+	    must(x, "snapshot.show", json_pack("{s:s}", "snapshot", snap));
+	json_int_t id = json_integer_value(json_object_get(r, "id"));
+
+	json_decref(r);
+	return id;
+}
+
+/* What is frozen behind a sever descends from nothing, also where it is over
+ * first; and what is frozen then descends from that. */
+static void descent_behind_sever(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+
+	lend_memory(x, f);
+	guest_writes(f, 0, 2, 10);
+	request(x, "segment.sever", freeze_params(f, "s"), NULL, 0);
+	request(x, "segment.freeze", freeze_params(f, "t"), NULL, 0);
+	for (int i = 0; i < 2; i++) {
+		json_t *m = answer(x);
+
+		assert_true(good(m));
+		json_decref(m);
+	}
+	must_do(x, "segment.freeze", freeze_params(f, "u"));
+	assert_true(is_owned(x, "s"));
+	assert_int_equal(parent_of(x, "t"), 0);
+	assert_int_equal(parent_of(x, "u"), id_of(x, "t"));
+	must_do(x, "segment.sever", freeze_params(f, "v"));
+	must_do(x, "segment.freeze", freeze_params(f, "w"));
+	assert_int_equal(parent_of(x, "w"), 0);
+	end_vm(x, f);
+	nothing_left(x);
+}
+
+/* A view that is severed shows its snapshot no more, and keeps none of it. */
+static void severed_view(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	struct fake *g = launch_vm(x, 1, "w");
+
+	guest_writes(f, 0, 2, 10);
+	must_do(x, "segment.freeze", freeze_params(f, "s"));
+	must_do(x, "view.map",
+	    json_pack("{s:s,s:s,s:b}", "vm", "w", "snapshot", "s", "cow", 1));
+	must_fail(x, "segment.sever", freeze_params(f, "no"));
+	g->first = false;
+	guest_writes(g, 1, 2, 20);
+	must_do(x, "segment.sever", place_params(g, "t"));
+	must_do(x, "segment.sever", freeze_params(f, "yes"));
+	must_do(x, "snapshot.drop", json_pack("{s:s}", "snapshot", "yes"));
+	must_do(x, "snapshot.drop", json_pack("{s:s}", "snapshot", "s"));
+	assert_int_equal(stat_of(x, "snapshots"), 1);
+	must_do(x, "view.unmap", place_params(g, NULL));
+	end_vm(x, f);
+	end_vm(x, g);
+	nothing_left(x);
+}
+
+/* The answer to a sever is lost on its way: the next freeze tells of it. */
+static bool loses_sever(struct fake *f)
+{
+	struct page_run r = {.npages = 1};
+	struct wire_frozen w = {.npages = NPAGES, .nsteps = 1};
+	int fds[2];
+
+	if (f->p.m.type == WIRE_SEVER) {
+		reply(f, -ETOOMANYREFS, "it was lost", 11, NULL, 0);
+		return true;
+	}
+	if (f->p.m.type != WIRE_FREEZE)
+		return false;
+	fds[0] = wire_blob("runs", &r, sizeof(r));
+	fds[1] = new_layer(1);
+	put_page(fds[1], 0, f->truth[0]);
+	assert_int_equal(seal(fds[1]), 0);
+	w.step[0] = (struct wire_step){.nruns = 1,
+	    .layer_npages = 1,
+	    .has_layer = 1,
+	    .first = 1,
+	    .severed = 1};
+	reply(f, 0, &w, sizeof(w), fds, 2);
+	(void)close(fds[0]);
+	(void)close(fds[1]);
+	f->truth[0] = 0;
+	return true;
+}
+
+static void sever_told_late(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	uint64_t was[NPAGES] = {77};
+	json_t *r;
+
+	f->truth[0] = 77;
+	f->answers = loses_sever;
+	must_fail(x, "segment.sever", freeze_params(f, "s"));
+	must_do(x, "segment.freeze", freeze_params(f, "t"));
+	shows(x, "t", f->truth);
+	r = must(x, "segment.sever", freeze_params(f, "s"));
+	assert_int_equal(
+	    json_integer_value(json_object_get(r, "pages")), NPAGES);
+	json_decref(r);
+	shows(x, "s", was);
+	/* It is a segment that was severed, so it can go. */
+	must_do(
+	    x, "view.unmap", json_pack("{s:s,s:s}", "vm", "v", "view", "0"));
+	assert_int_equal(stat_of(x, "reserved_bytes"), 0);
+	end_vm(x, f);
+	nothing_left(x);
+}
+
+/* --- cursors of one name ----------------------------------------------------
+ */
+
+static struct wire_msg held;
+
+static bool holds_freezes(struct fake *f)
+{
+	if (f->p.m.type != WIRE_FREEZE)
+		return false;
+	held = f->p.m;
+	return true;
+}
+
+static json_t *cursor_params(bool exact)
+{
+	return json_pack(
+	    "{s:s,s:s,s:b}", "vm", "v", "cursor", "c", "exact", (int)exact);
+}
+
+/* A plain one that began while an exact query was under way stays what it is,
+ * and misses nothing. */
+static void cursor_of_either_kind(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	json_t *m;
+
+	f->answers = holds_freezes;
+	held.type = 0;
+	request(x, "dirty.query", cursor_params(true), NULL, 0);
+	while (held.type != WIRE_FREEZE)
+		pump(x);
+	must_do(x, "dirty.query", cursor_params(false));
+	guest_writes(f, 0, 2, 10);
+	f->answers = NULL;
+	f->p.m = held;
+	answer_freeze(f);
+	m = answer(x);
+	assert_false(good(m));
+	json_decref(m);
+	m = must(x, "dirty.query", cursor_params(false));
+	assert_int_equal(
+	    json_integer_value(json_object_get(m, "pages")), NPAGES / 2);
+	json_decref(m);
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -320,6 +574,12 @@ int main(void)
 	    T(severed_is_kept),
 	    T(freezes_in_turns),
 	    T(end_behind_freeze),
+	    T(sever_behind_freeze),
+	    T(sever_behind_sever),
+	    T(descent_behind_sever),
+	    T(severed_view),
+	    T(sever_told_late),
+	    T(cursor_of_either_kind),
 	    T(clients_go),
 	};
 

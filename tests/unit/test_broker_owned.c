@@ -2,7 +2,11 @@
 /* What one holder alone has changes hands, and is lost by no failure. */
 #include "tests/unit/broker_world.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <string.h>
+
+#include "shared/cap/cap.h"
 
 static void owned_changes_hands(void **state)
 {
@@ -135,6 +139,136 @@ static void refused_adoptions(void **state)
 	nothing_left(x);
 }
 
+static bool severs_and_dies(struct fake *f)
+{
+	if (f->p.m.type != WIRE_SEVER)
+		return false;
+	answer_freeze(f);
+	f->how = DIES;
+	return true;
+}
+
+/* Nor by the end of the VM right behind its answer. */
+static void end_behind_sever(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	struct fake *g = launch_vm(x, 1, "w");
+	uint64_t was[NPAGES];
+
+	lend_memory(x, f);
+	guest_writes(f, 0, 1, 77);
+	memcpy(was, f->truth, sizeof(was));
+	f->answers = severs_and_dies;
+	must_do(x, "segment.sever", freeze_params(f, "s"));
+	must_do(x, "vm.wait", json_pack("{s:s}", "vm", "v"));
+	assert_true(is_owned(x, "s"));
+	must_do(x, "view.adopt", hand_params(g, "s"));
+	assert_memory_equal(g->truth, was, sizeof(was));
+	end_vm(x, g);
+	nothing_left(x);
+}
+
+/* --- the number of a capability comes again ---------------------------------
+ */
+
+#define SLOT_OF(cap) ((cap) & ((1 << CAP_SLOT_BITS) - 1))
+#define GEN_OF(cap)  ((cap) >> CAP_SLOT_BITS)
+
+static int64_t named(struct world *x, struct fake *f, const char *name)
+{
+	char text[FIRN_NAME_MAX] = "";
+
+	(void)snprintf(text, sizeof(text), "%s", name);
+	return guest_asks(x, f, WIRE_G_LOOKUP, text, sizeof(text));
+}
+
+static int64_t derive(struct world *x, struct fake *f, int64_t cap)
+{
+	struct wire_gcap g = {.cap = (uint32_t)cap, .rights = FIRN_RIGHT_ALL};
+
+	return guest_asks(x, f, WIRE_G_DERIVE, &g, sizeof(g));
+}
+
+static int64_t drop(struct world *x, struct fake *f, int64_t cap)
+{
+	struct wire_gcap g = {.cap = (uint32_t)cap};
+
+	return guest_asks(x, f, WIRE_G_DROP, &g, sizeof(g));
+}
+
+static int64_t next_of(int64_t cap)
+{
+	return GEN_OF(cap) == CAP_GEN_MAX ? SLOT_OF(cap) + (1 << CAP_SLOT_BITS)
+					  : cap + (1 << CAP_SLOT_BITS);
+}
+
+/* Use the one free slot, which (last) had, (n) times for copies of (from). Many
+ * are asked for at a time, as their numbers are known. */
+static void wear_out(
+    struct world *x, struct fake *f, int64_t from, int64_t last, uint32_t n)
+{
+	struct wire_gcap g = {.cap = (uint32_t)from, .rights = FIRN_RIGHT_ALL};
+
+	while (n > 0) {
+		uint32_t k = n < 16 ? n : 16;
+		uint32_t all = f->nreplies + 2 * k;
+
+		for (n -= k; k > 0; k--) {
+			struct wire_gcap d = {
+			    .cap = (uint32_t)(last = next_of(last))};
+
+			say(f, WIRE_G_DERIVE, 9, 0, &g, sizeof(g), NULL, 0);
+			say(f, WIRE_G_DROP, 9, 0, &d, sizeof(d), NULL, 0);
+		}
+		while (f->nreplies != all)
+			pump(x);
+		assert_int_equal(f->last_status, 0);
+	}
+}
+
+/* While a capability is sealed, to be derived from, its guest has its number
+ * become that of something else that is owned: that stays the only one. */
+static void number_comes_again(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	struct wire_gcap g = {.rights = FIRN_RIGHT_ALL};
+	uint32_t before;
+	int64_t sealed;
+	int64_t spare = 0;
+	int64_t cap;
+
+	lend_memory(x, f);
+	must_do(x, "segment.sever", freeze_params(f, "a"));
+	must_do(x, "segment.sever", freeze_params(f, "b"));
+	must_do(x, "segment.freeze", freeze_params(f, "c"));
+	must_do(x, "vm.give", hand_params(f, "a"));
+	must_do(x, "vm.give", hand_params(f, "c"));
+	sealed = named(x, f, "c");
+	cap = named(x, f, "a");
+	for (int64_t more; (more = derive(x, f, sealed)) > 0;)
+		spare = more;
+	assert_int_equal(f->last_status, -ENOSPC);
+	atomic_store(&hook.hold_seals, true);
+	g.cap = (uint32_t)cap;
+	say(f, WIRE_G_DERIVE, 9, 0, &g, sizeof(g), NULL, 0);
+	assert_int_equal(drop(x, f, cap), 0);
+	wear_out(x, f, sealed, cap, CAP_GEN_MAX - 1);
+	must_do(x, "vm.give", hand_params(f, "b"));
+	assert_int_equal(named(x, f, "b"), cap);
+	assert_int_equal(drop(x, f, spare), 0);
+	before = f->nreplies;
+	atomic_store(&hook.hold_seals, false);
+	while (f->nreplies == before)
+		pump(x);
+	assert_int_equal(f->last_status, -EBADF);
+	must_do(x, "vm.take", hand_params(f, "b"));
+	assert_true(is_owned(x, "b"));
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -144,6 +278,8 @@ int main(void)
 	    T(kept_memory),
 	    T(hostile_owners),
 	    T(refused_adoptions),
+	    T(end_behind_sever),
+	    T(number_comes_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -46,6 +46,19 @@ static struct cursor *find_or_take(
 	return c;
 }
 
+static int no_more(struct err *e)
+{
+	return err_set(
+	    e, -ENOSPC, "a segment has at most %u cursors", CURSORS_MAX);
+}
+
+static int began_plain(const char *name, struct err *e)
+{
+	return err_set(e, -EINVAL,
+	    "cursor '%s' began without --exact; begin another one with it",
+	    name);
+}
+
 static void set_end(struct broker *b, struct cursor set[static CURSORS_MAX])
 {
 	for (uint32_t i = 0; i < CURSORS_MAX; i++) {
@@ -341,23 +354,36 @@ static int exact_end(struct broker *b, uint64_t told, void *ctx)
 	return rc;
 }
 
+/* The exact cursor of that name, or a new one. NULL: -ENOSPC, or -EINVAL, as a
+ * plain one began. */
+static struct cursor *exact_cursor(
+    struct cursor set[static CURSORS_MAX], const char *name, struct err *e)
+{
+	struct cursor *c = find(set, name);
+
+	if (c != NULL && !c->exact)
+		return began_plain(name, e), NULL;
+	c = find_or_take(set, name);
+	if (c == NULL)
+		(void)no_more(e);
+	return c;
+}
+
 static void exact_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
     struct lifted *l, const struct err *why, void *ctx)
 {
 	struct exact_op *op = ctx;
 	struct cursor *c;
-	struct err e;
+	struct err e = {0};
 
 	if (why != NULL) {
 		asker_fail(b, &op->a, why);
 		free(op);
 		return;
 	}
-	c = find_or_take(exact_set(op, p), op->cursor);
+	c = exact_cursor(exact_set(op, p), op->cursor, &e);
 	if (c == NULL) {
 		map_put(&b->store, &l->map);
-		(void)err_set(&e, -ENOSPC, "a segment has at most %u cursors",
-		    CURSORS_MAX);
 		asker_fail(b, &op->a, &e);
 		free(op);
 		return;
@@ -444,8 +470,7 @@ static int plain_begin(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
 
 	c = find_or_take(p->cursor, cursor);
 	if (c == NULL)
-		return err_set(e, -ENOSPC, "a segment has at most %u cursors",
-		    CURSORS_MAX);
+		return no_more(e);
 	rc = plain(rq, vm, p, c, e);
 	if (rc != 0 && is_new)
 		*c = (struct cursor){0};
@@ -475,10 +500,7 @@ void op_dirty_query(void *ctx, struct ctl_req *rq)
 	else if (p->flags & FIRN_SEG_VIEW_RO)
 		rc = err_set(&e, -EPERM, "a read-only view is never written");
 	else if (c != NULL && !c->exact && ctl_bool(rq, "exact"))
-		rc = err_set(&e, -EINVAL,
-		    "cursor '%s' began without --exact; begin another one with "
-		    "it",
-		    cursor);
+		rc = began_plain(cursor, &e);
 	else if (ctl_bool(rq, "exact") || (c != NULL && c->exact))
 		rc = exact_client(b, rq, vm, p, cursor, &e);
 	else

@@ -270,12 +270,14 @@ struct derive_op {
 	struct wire_gcap g;
 };
 
-/* Once it is sealed: an owned capability has no copies. */
+/* Once it is sealed: an owned capability has no copies. Its number may name
+ * something else by now. */
 static void derive_sealed(struct broker *b, const struct err *why, void *ctx)
 {
 	struct derive_op *op = ctx;
 	struct cap_table *t = asker_caps(b, &op->a);
 	const struct cap *c;
+	struct snap *s;
 	int32_t cap;
 	struct err e;
 
@@ -285,9 +287,11 @@ static void derive_sealed(struct broker *b, const struct err *why, void *ctx)
 		free(op);
 		return;
 	}
-	cap = cap_derive(t, op->g.cap, op->g.rights);
-	if (cap == -ENOENT)
+	cap = snap_by_cap(b, t, op->g.cap, 0, &s, &e);
+	if (cap == 0 && s->owned != 0)
 		cap = -EBADF;
+	if (cap == 0)
+		cap = cap_derive(t, op->g.cap, op->g.rights);
 	if (cap == -EPERM)
 		cap = -EACCES;
 	if (cap < 0) {

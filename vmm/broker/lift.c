@@ -40,15 +40,15 @@ struct lift_op {
 	struct loop_timer turn;
 };
 
-/* Its pages are the severed ones once it is applied. The newest step, which
- * waits still. */
+/* Its pages are the severed ones once it is applied. The answer's newest step,
+ * which waits still. NULL: it has none, and steps that wait are not its. */
 static struct step *sever_later(struct bplace *p, const struct wire_frozen *f)
 {
 	struct step *s = p->pending;
 
 	p->severed_f = *f;
 	p->was_severed = true;
-	if (s == NULL)
+	if (f->nsteps == 0)
 		return NULL;
 	while (s->next != NULL)
 		s = s->next;
@@ -141,6 +141,8 @@ static int lifts_turn(struct bplace *p)
 		return 1;
 	p->lifts = op->next;
 	p->lifting--;
+	if (op->sever)
+		p->severing = false;
 	if (rc == 0)
 		lift_done(op);
 	else
@@ -183,20 +185,21 @@ static void lift_apply(struct bvm *vm, struct bplace *p, struct lift_op *op)
 		lifts_go_on(p);
 }
 
+/* It did, or it ended: its places are there still, and their steps. */
 static void lift_given_up(
     struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)
 {
 	struct lift_op *op = ctx;
-	struct bplace *p = pk == NULL ? NULL : place_by_id(vm, op->place);
+	struct bplace *p = place_by_id(vm, op->place);
 	struct err e = {0};
 
-	if (p == NULL) {
-		(void)err_set(&e, -ESRCH, "the VM ended meanwhile");
-		lift_fail(b, op, &e);
+	(void)pk;
+	if (p != NULL) {
+		lift_apply(vm, p, op);
 		return;
 	}
-	p->severing = false;
-	lift_apply(vm, p, op);
+	(void)err_set(&e, -ESRCH, "the segment was unmapped meanwhile");
+	lift_fail(b, op, &e);
 }
 
 static void lift_answer(
@@ -223,14 +226,14 @@ static void lift_answer(
 	    vm_ask(vm, WIRE_STATS, NULL, 0, NULL, 0, lift_given_up, op, &e) ==
 		0)
 		return;
-	if (p != NULL && op->sever)
-		p->severing = false;
 	if (rc == 0) {
 		lift_apply(vm, p, op);
 		return;
 	}
-	if (p != NULL)
+	if (p != NULL) {
 		p->lifting--;
+		p->severing &= !op->sever;
+	}
 	lift_fail(b, op, &e);
 }
 
@@ -347,7 +350,7 @@ static void freeze_answer(struct broker *b, struct freeze_op *op,
 	json_t *j;
 	struct firn_frozen out = {
 	    .snapshot = s->id,
-	    .pages = f->npages,
+	    .pages = s->map.npages,
 	    .dirty_pages = f->dirty_pages,
 	    .copied_pages = f->copied_pages,
 	    .pause_ns = f->pause_ns,
@@ -430,13 +433,13 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
 	return NULL;
 }
 
-/* What is frozen next descends from (s), or, after a sever, from nothing; and
- * of what a tracked view touched it need tell only what is new. */
+/* What is frozen next descends from (s); and of what a tracked view touched it
+ * need tell only what is new. */
 static void place_descend(struct bplace *p, struct snap *s, struct lifted *l)
 {
 	struct kin *was = p->kin;
 
-	p->kin = s == NULL ? NULL : kin_hold(s->kin);
+	p->kin = kin_hold(s->kin);
 	kin_put(was);
 	if (!l->tracked)
 		return;
@@ -472,7 +475,8 @@ static void freeze_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 	if (s == NULL) {
 		asker_fail(b, &op->a, &e);
 	} else {
-		place_descend(p, op->sever ? NULL : s, l);
+		if (!op->sever)
+			place_descend(p, s, l);
 		if (op->a.rq == NULL)
 			grant_owner(vm, s, FIRN_RIGHT_ALL, op->name);
 		snap_made(b, s,

@@ -108,6 +108,7 @@ int steps_take(struct bplace *p, struct wire_packet *pk, struct step **spare,
 		*tail = s;
 		tail = &s->next;
 		p->steps_taken++;
+		p->was_severed |= s->severed;
 	}
 	if (rc == 0 && f->tracked)
 		*sets_fd = wire_take_fd(pk, fd_i);
@@ -262,6 +263,12 @@ void keep_severed(struct broker *b, struct bplace *p, uint32_t owned)
 	p->severed_owned = owned;
 	p->has_severed = true;
 	(void)map_zero(p->npages, &p->cur);
+	/* It is no view of anything, and what is frozen next descends from
+	 * nothing. */
+	snap_put(b, p->shown);
+	p->shown = NULL;
+	kin_put(p->kin);
+	p->kin = NULL;
 }
 
 /* A first step's layer is what the place had as memory, and still maps, unless
