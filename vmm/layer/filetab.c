@@ -101,41 +101,34 @@ static int fill_layers(
 	return 0;
 }
 
-static int by_file(const void *x, const void *y)
-{
-	const uint32_t *a = x;
-	const uint32_t *b = y;
-
-	return *a < *b ? -1 : *a > *b;
-}
-
 /* Number the files of the pieces in ascending order, and hold them. */
-static void fill_files(struct filetab *t, struct layer_set *set, size_t npieces)
+static int fill_files(struct filetab *t, struct layer_set *set, size_t npieces)
 {
-	for (size_t i = 0; i < npieces; i++)
-		t->file[i] = t->piece[i].file;
-	qsort(t->file, npieces, sizeof(*t->file), by_file);
-	for (size_t i = 0; i < npieces; i++) {
-		uint32_t f = t->file[i];
+	uint32_t *number = calloc(FILES_MAX, sizeof(*number));
 
-		if (t->nfiles > 0 && t->file[t->nfiles - 1] == f)
+	if (number == NULL)
+		return -ENOMEM;
+	for (size_t i = 0; i < npieces; i++)
+		number[t->piece[i].file] = 1;
+	t->set = set;
+	for (uint32_t f = 0; f < FILES_MAX; f++) {
+		if (number[f] == 0)
 			continue;
+		number[f] = t->nfiles;
 		lfile_get(set, f);
 		t->file[t->nfiles] = f;
 		t->fd[t->nfiles++] = lfile_fd(set, f);
 	}
-	t->set = set;
-	for (size_t i = 0; i < npieces; i++) {
-		const uint32_t *at = bsearch(&t->piece[i].file, t->file,
-		    t->nfiles, sizeof(*t->file), by_file);
-
-		t->piece[i].file = (uint32_t)(at - t->file);
-	}
+	for (size_t i = 0; i < npieces; i++)
+		t->piece[i].file = number[t->piece[i].file];
+	free(number);
+	return 0;
 }
 
 int filetab_fill(struct filetab *t, struct layer_set *set)
 {
 	size_t npieces;
+	size_t most;
 	int rc;
 
 	t->layer = calloc((size_t)t->nwant + 1, sizeof(*t->layer));
@@ -144,9 +137,10 @@ int filetab_fill(struct filetab *t, struct layer_set *set)
 	rc = fill_layers(t, set, &npieces);
 	if (rc != 0)
 		return rc;
+	most = npieces < FILES_MAX ? npieces : FILES_MAX;
 	t->piece = calloc(npieces + 1, sizeof(*t->piece));
-	t->file = calloc(npieces + 1, sizeof(*t->file));
-	t->fd = calloc(npieces + 1, sizeof(*t->fd));
+	t->file = calloc(most + 1, sizeof(*t->file));
+	t->fd = calloc(most + 1, sizeof(*t->fd));
 	if (t->piece == NULL || t->file == NULL || t->fd == NULL)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < t->nlayers; i++) {
@@ -157,8 +151,7 @@ int filetab_fill(struct filetab *t, struct layer_set *set)
 		memcpy(&t->piece[t->layer[i].first], p, n * sizeof(*p));
 	}
 	qsort(t->layer, t->nlayers, sizeof(*t->layer), by_id);
-	fill_files(t, set, npieces);
-	return 0;
+	return fill_files(t, set, npieces);
 }
 
 void filetab_free(struct filetab *t)

@@ -50,7 +50,7 @@ struct tidy {
 	uint32_t nfiles;
 	struct tlayer *layer; /* sorted by id */
 	uint32_t nlayers;
-	struct layer_piece *piece; /* file is the number in (file) here */
+	struct layer_piece *piece; /* once it runs, file is the number here */
 	size_t npieces;
 	struct extent *extent; /* sorted, apart from each other */
 	size_t nextents;
@@ -115,11 +115,6 @@ static int by_number(const void *x, const void *y)
 _Static_assert(offsetof(struct tfile, file) == 0, "by_number() sorts them");
 _Static_assert(offsetof(struct tlayer, id) == 0, "by_number() sorts them");
 
-static struct tfile *find_file(const struct tidy *t, uint32_t file)
-{
-	return bsearch(&file, t->file, t->nfiles, sizeof(*t->file), by_number);
-}
-
 static void note_layer(struct tidy *t, uint32_t id)
 {
 	struct tlayer *l = &t->layer[t->nlayers++];
@@ -129,11 +124,6 @@ static void note_layer(struct tidy *t, uint32_t id)
 	l->whole = layer_held_apart(t->set, id);
 	l->first = t->npieces;
 	memcpy(&t->piece[t->npieces], p, l->npieces * sizeof(*p));
-	for (uint32_t i = 0; i < l->npieces; i++) {
-		struct layer_piece *q = &t->piece[t->npieces + i];
-
-		q->file = (uint32_t)(find_file(t, q->file) - t->file);
-	}
 	t->npieces += l->npieces;
 }
 
@@ -590,11 +580,24 @@ static int copy(struct tidy *t)
 	return rc;
 }
 
+/* From files of the set to those that were noted, by their numbers here. */
+static void number_files(struct tidy *t)
+{
+	for (size_t i = 0; i < t->npieces; i++) {
+		const struct tfile *f = bsearch(&t->piece[i].file, t->file,
+		    t->nfiles, sizeof(*t->file), by_number);
+
+		t->piece[i].file = (uint32_t)(f - t->file);
+	}
+}
+
 static int run(struct tidy *t)
 {
 	struct choice c = {.room = TIDY_JOB_NPAGES};
-	int rc = find_live(t);
+	int rc;
 
+	number_files(t);
+	rc = find_live(t);
 	if (rc != 0)
 		return rc;
 	count_live(t);
