@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
 
 #include "tests/bench/bench.h"
 #include "tests/rig.h"
@@ -86,6 +87,8 @@ struct bed {
 	double idle_us;
 	uint64_t seg;  /* snapshot of the segment as it was */
 	uint64_t made; /* the latest */
+	uint64_t melded;
+	int file; /* to be imported */
 };
 
 static double ask(struct bed *b, const char *line)
@@ -201,6 +204,65 @@ static void unlay_view(struct bed *b)
 	    json_pack("{s:s,s:s}", "vm", b->vm.ref, "view", "v"), NULL, 0));
 }
 
+static void make_data(struct bed *b)
+{
+	write_data(b);
+	freeze_data(b);
+}
+
+static void drop_view(struct bed *b)
+{
+	unlay_view(b);
+	drop_made(b);
+}
+
+static void write_file(struct bed *b)
+{
+	b->file = memfd_create("bench", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (b->file < 0 || ftruncate(b->file, (off_t)b->n * STEP * 4096) != 0)
+		rig_fail("no memfd");
+	for (uint32_t i = 0; i < b->n; i++)
+		if (pwrite(b->file, "x", 1, (off_t)i * STEP * 4096) != 1)
+			rig_fail("no memory");
+	while (
+	    fcntl(b->file, F_ADD_SEALS,
+		F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+		if (errno != EBUSY)
+			rig_fail("cannot seal");
+}
+
+static void import_file(struct bed *b)
+{
+	json_t *r = rig_call(&b->g, "snapshot.import",
+	    json_pack("{s:I}", "pages", (json_int_t)b->n * STEP), &b->file, 1);
+
+	b->made = rig_u64(r, "snapshot");
+	json_decref(r);
+	(void)close(b->file);
+}
+
+/* Of a snapshot that differs in every extent, and none. */
+static void meld_made(struct bed *b)
+{
+	char x[24];
+	char y[24];
+	json_t *r;
+
+	(void)snprintf(x, sizeof(x), "%" PRIu64, b->seg);
+	(void)snprintf(y, sizeof(y), "%" PRIu64, b->made);
+	r = rig_call(&b->g, "snapshot.meld",
+	    json_pack(
+		"{s:s,s:s,s:s,s:b}", "base", x, "a", y, "b", x, "blind", 1),
+	    NULL, 0);
+	b->melded = rig_u64(r, "snapshot");
+	json_decref(r);
+}
+
+static void drop_melded(struct bed *b)
+{
+	rig_drop(&b->g, b->melded);
+}
+
 typedef void step_fn(struct bed *b);
 
 /* The most at once while (fn) runs, in the middle. */
@@ -271,8 +333,10 @@ int main(int argc, char **argv)
 	measure(&b, "freeze", write_data, freeze_data, drop_made);
 	write_data(&b);
 	measure(&b, "dirty.query", NULL, dirty, NULL);
-	freeze_data(&b);
+	measure(&b, "view.map, the first", make_data, lay_view, drop_view);
+	make_data(&b);
 	measure(&b, "snapshot.diff", NULL, diff_pair, NULL);
+	measure(&b, "snapshot.meld", NULL, meld_made, drop_melded);
 	measure(&b, "view.map", NULL, lay_view, unlay_view);
 	map_view(&b, b.seg, true);
 	scan(&b, "v", "read");
@@ -281,6 +345,7 @@ int main(int argc, char **argv)
 	measure(&b, "track.query", NULL, track, NULL);
 	freeze_view(&b);
 	measure(&b, "freeze of a tracked view", NULL, freeze_view, NULL);
+	measure(&b, "snapshot.import", write_file, import_file, drop_made);
 	rig_end(&b.g, &b.vm);
 	firn_close(b.other.conn);
 	rig_stop(&b.g);

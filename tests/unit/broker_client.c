@@ -40,6 +40,7 @@ void pump(struct world *x)
 	struct rlimit old;
 	bool limited = hook.slack > 0 && atomic_load(&hook.armed);
 
+	x->rounds++;
 	if (limited)
 		lower_limit(&old);
 	ours = false;

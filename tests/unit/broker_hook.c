@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* wrap: malloc calloc realloc fcntl memfd_create json_loadb */
-/* wrap: socketpair posix_spawn */
+/* wrap: socketpair posix_spawn errand */
 /* The broker's calls that fail on demand, and the monitors it starts. */
 #include "tests/unit/broker_world.h"
 
@@ -13,6 +13,8 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "vmm/broker/errand.h"
 
 struct hook hook;
 
@@ -165,4 +167,52 @@ void *json_memory(size_t n)
 	p = malloc(n);
 	ours = was;
 	return p;
+}
+
+/* --- errands that are all long -----------------------------------------------
+ */
+
+void __real_errand(
+    struct broker *b, struct errand *w, errand_fn *fn, errand_done_fn *done);
+void __wrap_errand(
+    struct broker *b, struct errand *w, errand_fn *fn, errand_done_fn *done);
+
+/* What those do that are under way. */
+static struct {
+	_Atomic(struct errand *) w;
+	errand_fn *fn;
+} away[64];
+
+static int find_away(const struct errand *w)
+{
+	for (int i = 0; i < 64; i++)
+		if (atomic_load(&away[i].w) == w)
+			return i;
+	return -1;
+}
+
+static int run_away(struct errand *w)
+{
+	int i = find_away(w);
+	errand_fn *fn = away[i].fn;
+
+	if (w->here)
+		return -EAGAIN;
+	atomic_store(&away[i].w, NULL);
+	return fn(w);
+}
+
+void __wrap_errand(
+    struct broker *b, struct errand *w, errand_fn *fn, errand_done_fn *done)
+{
+	int i = find_away(w); /* one that was cancelled before it ran */
+
+	if (i < 0)
+		i = find_away(NULL);
+	assert_true(i >= 0);
+	if (hook.away) {
+		away[i].fn = fn;
+		atomic_store(&away[i].w, w);
+	}
+	__real_errand(b, w, hook.away ? run_away : fn, done);
 }

@@ -28,6 +28,14 @@ int setup(void **state)
 	return 0;
 }
 
+int setup_away(void **state)
+{
+	int rc = setup(state);
+
+	hook.away = true;
+	return rc;
+}
+
 int teardown(void **state)
 {
 	struct world *x = *state;

@@ -34,6 +34,7 @@ extern struct hook {
 	atomic_bool armed;      /* at all */
 	atomic_bool fired;      /* one failed */
 	bool json;              /* the calls of jansson count, too */
+	bool away;              /* no errand is short enough for the loop */
 	atomic_bool hold_seals; /* the broker's workers wait to seal */
 	rlim_t slack; /* descriptors that may be opened; 0: no limit */
 	int monitor;  /* the last monitor's end */
@@ -152,6 +153,7 @@ struct world {
 	bool lost;
 	json_int_t id;
 	uint32_t nfds_before;
+	unsigned rounds; /* of the loop */
 	struct fake fake[FAKES_MAX];
 };
 
@@ -209,6 +211,7 @@ void nothing_left(struct world *x);
  * is waited for while there are more than (most). */
 uint32_t settled_fds(struct world *x, uint32_t most);
 int setup(void **state);
+int setup_away(void **state); /* with hook.away */
 int teardown(void **state);
 void others_live(struct world *x, struct fake *g);
 json_t *view_params(const struct fake *f, const char *name);

@@ -562,7 +562,9 @@ static void cursor_of_either_kind(void **state)
 	nothing_left(x);
 }
 
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+/* Where no errand is over at once. */
+#define TA(f) cmocka_unit_test_setup_teardown(f, setup_away, teardown)
+#define T(f)  cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
@@ -581,6 +583,9 @@ int main(void)
 	    T(sever_told_late),
 	    T(cursor_of_either_kind),
 	    T(clients_go),
+	    TA(freeze_map_diff),
+	    TA(rewritten_pages),
+	    TA(clients_go),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

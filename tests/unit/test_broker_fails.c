@@ -326,7 +326,9 @@ static void descriptors_run_out(void **state)
 	}
 }
 
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+/* Where no errand is over at once. */
+#define TA(f) cmocka_unit_test_setup_teardown(f, setup_away, teardown)
+#define T(f)  cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
@@ -334,6 +336,7 @@ int main(void)
 	    T(one_call_fails),
 	    T(one_json_call_fails),
 	    T(descriptors_run_out),
+	    TA(one_call_fails),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -288,7 +288,9 @@ static void one_call_fails(void **state)
 	}
 }
 
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+/* Where no errand is over at once. */
+#define TA(f) cmocka_unit_test_setup_teardown(f, setup_away, teardown)
+#define T(f)  cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
@@ -297,6 +299,10 @@ int main(void)
 	    T(hostile_opens),
 	    T(exact_of_guests),
 	    T(one_call_fails),
+	    TA(hostile_calls),
+	    TA(hostile_opens),
+	    TA(exact_of_guests),
+	    TA(one_call_fails),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -134,7 +134,9 @@ static void hostile_sets(void **state)
 	nothing_left(x);
 }
 
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+/* Where no errand is over at once. */
+#define TA(f) cmocka_unit_test_setup_teardown(f, setup_away, teardown)
+#define T(f)  cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
@@ -142,6 +144,9 @@ int main(void)
 	    T(melds),
 	    T(descendants),
 	    T(hostile_sets),
+	    TA(melds),
+	    TA(descendants),
+	    TA(hostile_sets),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -116,6 +116,7 @@ void broker_free(struct broker *b)
 	vms_free(b);
 	worker_pool_free(b->pool);
 	b->pool = NULL;
+	applies_end(b);
 	homes_free(b);
 	store_end(b);
 	layer_set_free(b->layers);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "shared/bits.h"
 #include "vmm/broker/internal.h"
 #include "vmm/layer/layer_copy.h"
 
@@ -15,27 +16,26 @@ struct extents {
 };
 
 struct diff_op {
-	struct work work;
+	struct errand w;
 	struct broker *b;
 	struct asker a;
 	struct map map[2];
 	struct lineage *lineage[2]; /* held; or NULL */
 	bool have[2];
 	bool exact;
-	bool submitted;
-	bool gone;     /* nobody waits for it any more */
-	bool compared; /* or being so: the bytes */
-	uint32_t max;  /* extents that a guest wants */
+	bool bitmap;  /* is wanted */
+	bool gone;    /* nobody waits for it any more */
+	uint32_t max; /* extents that a guest wants */
 	unsigned pending;
 	diff_end_fn *end; /* or NULL */
 	void *end_ctx;
 	struct filetab tab;
 	struct runs bytes[2]; /* of the pages whose places differ */
 	struct extents out;
+	int fd; /* what the answer has of them in a memfd; or -1 */
 	uint64_t nodes;
 	uint64_t diff_ns;
-	int rc;
-	struct err e;
+	struct err e; /* of the maps that were wanted */
 };
 
 static int diff_end(struct diff_op *op, uint64_t told)
@@ -60,10 +60,12 @@ static void diff_free(struct diff_op *op)
 	/* The maps of places as they were may have been the last holders. */
 	layers_reap(op->b);
 	free(op->out.x);
+	if (op->fd >= 0)
+		(void)close(op->fd);
 	free(op);
 }
 
-/* --- in a worker thread ----------------------------------------------------
+/* --- what differs ----------------------------------------------------------
  */
 
 static int add_extent(void *ctx, uint64_t page, uint64_t npages)
@@ -125,6 +127,7 @@ static int find_bytes(struct diff_op *op)
 	return rc;
 }
 
+/* One that is here is over within a thousand nodes, or begins anew. */
 static bool diff_stops(void *ctx)
 {
 	const struct extents *o = ctx;
@@ -132,72 +135,118 @@ static bool diff_stops(void *ctx)
 	    (const struct diff_op *)((const char *)o -
 				     offsetof(struct diff_op, out));
 
-	return worker_cancelled(&op->work);
+	return op->w.here || worker_cancelled(&op->w.work);
 }
 
-static void diff_run(struct work *w)
+static int diff_places(struct diff_op *op)
+{
+	uint64_t begin = now_ns();
+	int rc;
+
+	op->out.n = op->out.pages = 0;
+	rc = map_diff_until(&op->map[0], &op->map[1], add_extent, diff_stops,
+	    &op->out, &op->nodes);
+	op->diff_ns = now_ns() - begin;
+	return rc;
+}
+
+/* The extents that a guest has room for. */
+static uint64_t guest_extents(const struct diff_op *op)
+{
+	return op->out.n < op->max ? op->out.n : op->max;
+}
+
+/* What is too much for a message. */
+static int diff_blob(struct diff_op *op)
+{
+	const struct extents *o = &op->out;
+
+	if (op->bitmap)
+		return bitmap_blob(o->x, o->n, op->map[0].npages, &op->fd);
+	if (op->a.rq != NULL)
+		return extents_blob(o->x, o->n, &op->fd);
+	op->fd =
+	    wire_blob("firn-extents", o->x, guest_extents(op) * sizeof(*o->x));
+	return op->fd < 0 ? op->fd : 0;
+}
+
+static int diff_run(struct errand *w)
 {
 	struct diff_op *op = (struct diff_op *)w;
-	uint64_t begin = now_ns();
+	int rc;
 
-	op->rc = map_diff_until(&op->map[0], &op->map[1], add_extent,
-	    diff_stops, &op->out, &op->nodes);
-	op->diff_ns = now_ns() - begin;
-	if (op->rc == 0 && op->exact)
-		op->rc = find_bytes(op);
+	if (w->here && op->bitmap && op->map[0].npages > HERE_PAGES)
+		return -EAGAIN;
+	rc = diff_places(op);
+	if (w->here && rc == -ECANCELED)
+		return -EAGAIN;
+	return rc == 0 ? diff_blob(op) : rc;
+}
+
+static int find_run(struct errand *w)
+{
+	struct diff_op *op = (struct diff_op *)w;
+	int rc = w->here ? -EAGAIN : diff_places(op);
+
+	return rc == 0 ? find_bytes(op) : rc;
 }
 
 /* Of those pages, the ones whose bytes differ. */
-static void compare_run(struct work *w)
+static int compare_run(struct errand *w)
 {
 	struct diff_op *op = (struct diff_op *)w;
 	struct layer_job job = {
 	    .layer_fd = op->tab.fd,
 	    .nfds = op->tab.nfiles,
-	    .cancel = &op->work.cancelled,
+	    .cancel = &w->work.cancelled,
 	};
 	struct run_list l[2] = {{0}, {0}};
+	int rc = w->here ? -EAGAIN : 0;
 
-	free(op->out.x);
-	op->out = (struct extents){0};
-	for (int k = 0; k < 2 && op->rc == 0; k++) {
+	for (int k = 0; k < 2 && rc == 0; k++) {
 		struct page_run *r = NULL;
 
-		op->rc = filetab_runs(&op->tab, op->bytes[k].r, op->bytes[k].n,
+		rc = filetab_runs(&op->tab, op->bytes[k].r, op->bytes[k].n,
 		    RUNS_MAX, &r, &l[k].n);
 		l[k].run = r;
 		free(op->bytes[k].r);
 		op->bytes[k] = (struct runs){.r = r};
 	}
-	if (op->rc == 0)
-		op->rc = layer_compare_runs(
-		    &job, l[0], l[1], add_extent, &op->out, &op->e);
+	if (rc != 0)
+		return rc;
+	free(op->out.x);
+	op->out = (struct extents){0};
+	rc = layer_compare_runs(&job, l[0], l[1], add_extent, &op->out, &w->e);
+	return rc == 0 ? diff_blob(op) : rc;
 }
 
 /* --- the answer ------------------------------------------------------------
  */
 
-int extents_put(json_t *result, const struct firn_extent *x, uint64_t n,
-    int *fds, size_t *nfds)
+int extents_blob(const struct firn_extent *x, uint64_t n, int *fd)
+{
+	*fd = -1;
+	if (n <= EXTENTS_INLINE)
+		return 0;
+	*fd = wire_blob("firn-extents", x, n * sizeof(*x));
+	return *fd < 0 ? *fd : 0;
+}
+
+int extents_put(
+    json_t *result, const struct firn_extent *x, uint64_t n, int fd, size_t i)
 {
 	json_t *list;
 
-	if (n > EXTENTS_INLINE) {
-		int fd = wire_blob("firn-extents", x, n * sizeof(*x));
-
-		if (fd < 0)
-			return fd;
-		fds[(*nfds)++] = fd;
+	if (fd >= 0)
 		return json_object_set_new(result, "extents_fd",
-			   json_integer((json_int_t)*nfds - 1)) == 0
+			   json_integer((json_int_t)i)) == 0
 			   ? 0
 			   : -ENOMEM;
-	}
 	list = json_array();
-	for (uint64_t i = 0; i < n; i++)
+	for (uint64_t k = 0; k < n; k++)
 		(void)json_array_append_new(
-		    list, json_pack("[I,I]", (json_int_t)x[i].first,
-			      (json_int_t)x[i].npages));
+		    list, json_pack("[I,I]", (json_int_t)x[k].first,
+			      (json_int_t)x[k].npages));
 	/* One that had no memory is missing, and so the list is wrong. */
 	if (json_array_size(list) != n) {
 		json_decref(list);
@@ -206,23 +255,8 @@ int extents_put(json_t *result, const struct firn_extent *x, uint64_t n,
 	return json_object_set_new(result, "extents", list) == 0 ? 0 : -ENOMEM;
 }
 
-int extents_result(
-    json_t *result, const struct firn_extent *x, uint64_t n, int *fd)
-{
-	size_t nfds = 0;
-
-	*fd = -1;
-	return extents_put(result, x, n, fd, &nfds);
-}
-
-static void set_bits(uint64_t *bits, const struct firn_extent *x)
-{
-	for (uint64_t i = x->first; i < x->first + x->npages; i++)
-		bits[i / 64] |= 1ULL << (i % 64);
-}
-
-int bitmap_result(json_t *result, const struct firn_extent *x, uint64_t n,
-    uint64_t npages, int *fd)
+int bitmap_blob(
+    const struct firn_extent *x, uint64_t n, uint64_t npages, int *fd)
 {
 	uint64_t nwords = (npages + 63) / 64;
 	uint64_t *bits = calloc(nwords, sizeof(*bits));
@@ -231,24 +265,19 @@ int bitmap_result(json_t *result, const struct firn_extent *x, uint64_t n,
 	if (bits == NULL)
 		return -ENOMEM;
 	for (uint64_t i = 0; i < n; i++)
-		set_bits(bits, &x[i]);
+		bits_set(bits, x[i].first, x[i].first + x[i].npages);
 	*fd = wire_blob("firn-bitmap", bits, nwords * sizeof(*bits));
 	free(bits);
-	if (*fd < 0)
-		return *fd;
-	return json_object_set_new(result, "bitmap_fd", json_integer(0)) == 0
-		   ? 0
-		   : -ENOMEM;
+	return *fd < 0 ? *fd : 0;
 }
 
-/* The pages, as the request wants them. */
-static int pages_result(struct diff_op *op, json_t *r, int *fd)
+static int pages_put(struct diff_op *op, json_t *r)
 {
-	const struct extents *o = &op->out;
-
-	if (ctl_bool(op->a.rq, "bitmap"))
-		return bitmap_result(r, o->x, o->n, op->map[0].npages, fd);
-	return extents_result(r, o->x, o->n, fd);
+	if (!op->bitmap)
+		return extents_put(r, op->out.x, op->out.n, op->fd, 0);
+	return json_object_set_new(r, "bitmap_fd", json_integer(0)) == 0
+		   ? 0
+		   : -ENOMEM;
 }
 
 static void answer_client(struct diff_op *op)
@@ -257,8 +286,7 @@ static void answer_client(struct diff_op *op)
 	    (json_int_t)op->out.pages, "exact", op->exact, "nodes_visited",
 	    (json_int_t)op->nodes, "diff_ns", (json_int_t)op->diff_ns);
 	struct err e;
-	int fd;
-	int rc = pages_result(op, r, &fd);
+	int rc = pages_put(op, r);
 
 	if (rc == 0 && !ctl_req_cancelled(op->a.rq))
 		rc = diff_end(op, op->map[1].npages);
@@ -267,10 +295,8 @@ static void answer_client(struct diff_op *op)
 		(void)err_set(&e, rc, "no memory for the list of pages");
 		ctl_fail(op->a.rq, &e);
 	} else {
-		ctl_reply(op->a.rq, r, &fd, fd >= 0 ? 1 : 0);
+		ctl_reply(op->a.rq, r, &op->fd, op->fd >= 0 ? 1 : 0);
 	}
-	if (fd >= 0)
-		(void)close(fd);
 }
 
 /* Up to which page the first (n) extents tell of everything. */
@@ -290,44 +316,29 @@ static void answer_guest(struct diff_op *op)
 	    .nextents = op->out.n,
 	    .nodes_visited = op->nodes,
 	};
-	uint64_t n = op->out.n < op->max ? op->out.n : op->max;
-	int fd = wire_blob("firn-extents", op->out.x, n * sizeof(*op->out.x));
-	int rc = fd < 0 ? fd : diff_end(op, told_by(op, n));
+	int rc = diff_end(op, told_by(op, guest_extents(op)));
 	struct err e;
 
 	if (rc != 0) {
 		(void)err_set(&e, rc, "no memory for the list of pages");
 		asker_fail(op->b, &op->a, &e);
 	} else {
-		asker_answer_guest(op->b, &op->a, 0, &p, sizeof(p), &fd, 1);
+		asker_answer_guest(op->b, &op->a, 0, &p, sizeof(p), &op->fd, 1);
 	}
-	if (fd >= 0)
-		(void)close(fd);
 }
 
-static void diff_done(struct work *w)
+static void diff_done(struct errand *w)
 {
 	struct diff_op *op = (struct diff_op *)w;
-	struct broker *b = op->b;
-	int rc =
-	    w->ran ? op->rc : err_set(&op->e, -ECANCELED, "firnd is ending");
+	int rc = w->rc;
 
 	if (rc == 0 && op->gone)
-		rc = err_set(&op->e, -ECANCELED, "the client is gone");
-	if (rc == 0 && op->exact && !op->compared) {
-		op->compared = true;
-		rc = filetab_fill(&op->tab, b->layers);
-		if (rc == 0) {
-			worker_submit(
-			    b->pool, &op->work, compare_run, diff_done);
-			return;
-		}
-	}
-	if (rc != 0 && op->e.code == 0)
+		rc = err_set(&w->e, -ECANCELED, "the client is gone");
+	if (rc != 0 && w->e.code == 0)
 		(void)err_set(
-		    &op->e, rc, "the comparison failed: %s", strerror(-rc));
+		    &w->e, rc, "the comparison failed: %s", strerror(-rc));
 	if (rc != 0)
-		asker_fail(b, &op->a, &op->e);
+		asker_fail(op->b, &op->a, &w->e);
 	else if (op->a.rq != NULL)
 		answer_client(op);
 	else
@@ -335,28 +346,17 @@ static void diff_done(struct work *w)
 	diff_free(op);
 }
 
-static bool stop_at_once(void *ctx)
+/* Where the bytes are is known: hold their files. */
+static void bytes_found(struct errand *w)
 {
-	(void)ctx;
-	return true;
-}
+	struct diff_op *op = (struct diff_op *)w;
 
-/* A comparison that is over sooner than a worker would begin, as most are, and
- * answered; false where it is not. */
-static bool diff_short(struct diff_op *op)
-{
-	uint64_t begin = now_ns();
-
-	op->rc = map_diff_until(&op->map[0], &op->map[1], add_extent,
-	    stop_at_once, &op->out, &op->nodes);
-	op->diff_ns = now_ns() - begin;
-	if (op->rc == -ECANCELED) {
-		op->out.n = op->out.pages = 0;
-		return false;
-	}
-	op->work.ran = true;
-	diff_done(&op->work);
-	return true;
+	if (w->rc == 0 && !op->gone)
+		w->rc = filetab_fill(&op->tab, op->b->layers);
+	if (w->rc == 0 && !op->gone)
+		errand(op->b, w, compare_run, diff_done);
+	else
+		diff_done(w);
 }
 
 /* --- getting the maps ------------------------------------------------------
@@ -375,10 +375,10 @@ static void diff_ready(struct diff_op *op)
 		diff_free(op);
 		return;
 	}
-	if (!op->exact && diff_short(op))
-		return;
-	op->submitted = true;
-	worker_submit(b->pool, &op->work, diff_run, diff_done);
+	if (op->exact)
+		errand(b, &op->w, find_run, bytes_found);
+	else
+		errand(b, &op->w, diff_run, diff_done);
 }
 
 /* The client went: what nobody waits for shall not go on for hours. */
@@ -388,8 +388,7 @@ static void diff_cancelled(struct ctl_req *rq, void *arg)
 
 	(void)rq;
 	op->gone = true;
-	if (op->submitted)
-		worker_cancel(&op->work);
+	worker_cancel(&op->w.work);
 }
 
 static void side_lifted(
@@ -462,8 +461,11 @@ static struct diff_op *diff_new(
 	op->exact = exact;
 	op->max = max;
 	op->pending = 1;
-	if (a.rq != NULL)
+	op->fd = -1;
+	if (a.rq != NULL) {
+		op->bitmap = ctl_bool(a.rq, "bitmap");
 		ctl_req_on_cancel(a.rq, diff_cancelled, op);
+	}
 	return op;
 }
 

@@ -79,121 +79,35 @@ void cursors_end(struct broker *b, struct bplace *p)
 /* --- plain -----------------------------------------------------------------
  */
 
-static int bits_to_extents(const uint64_t *w, uint64_t nbits,
-    struct firn_extent **out, uint64_t *n, uint64_t *pages)
-{
-	struct firn_extent *x = NULL;
-	uint64_t cap = 0;
-
-	*n = *pages = 0;
-	for (uint64_t i = 0; i < nbits; i++) {
-		if (i % 64 == 0 && w[i / 64] == 0) {
-			i += 63;
-			continue;
-		}
-		if ((w[i / 64] >> (i % 64) & 1) == 0)
-			continue;
-		++*pages;
-		if (*n > 0 && x[*n - 1].first + x[*n - 1].npages == i) {
-			x[*n - 1].npages++;
-			continue;
-		}
-		if (*n == cap) {
-			struct firn_extent *p;
-
-			if (*n >= RUNS_MAX) {
-				free(x);
-				return -E2BIG;
-			}
-			cap = cap == 0 ? 64 : cap * 2;
-			p = realloc(x, cap * sizeof(*x));
-			if (p == NULL) {
-				free(x);
-				return -ENOMEM;
-			}
-			x = p;
-		}
-		x[(*n)++] = (struct firn_extent){.first = i, .npages = 1};
-	}
-	*out = x;
-	return 0;
-}
-
-static int plain_extents(
-    const uint64_t *words, uint64_t npages, json_t **out, int *fd)
-{
-	struct firn_extent *x = NULL;
-	uint64_t n;
-	uint64_t pages;
-	int rc = bits_to_extents(words, npages, &x, &n, &pages);
-
-	if (rc != 0)
-		return rc;
-	*out = json_pack("{s:I}", "pages", (json_int_t)pages);
-	rc = extents_result(*out, x, n, fd);
-	free(x);
-	return rc;
-}
-
-/* As it came: however scattered, it has its size. */
-static int plain_bitmap(
-    const uint64_t *words, uint64_t npages, json_t **out, int *fd)
-{
-	uint64_t nwords = (npages + 63) / 64;
-	uint64_t pages = 0;
-
-	for (uint64_t i = 0; i < nwords; i++)
-		pages += (uint64_t)__builtin_popcountll(words[i]);
-	*out =
-	    json_pack("{s:I,s:i}", "pages", (json_int_t)pages, "bitmap_fd", 0);
-	if (*out == NULL)
-		return -ENOMEM;
-	*fd = wire_blob("firn-bitmap", words, nwords * sizeof(*words));
-	return *fd < 0 ? *fd : 0;
-}
-
-static int plain_result(struct ctl_req *rq, const uint64_t *words,
-    uint64_t npages, json_t **out, int *fd)
-{
-	int rc;
-
-	*out = NULL;
-	*fd = -1;
-	rc = ctl_bool(rq, "bitmap") ? plain_bitmap(words, npages, out, fd)
-				    : plain_extents(words, npages, out, fd);
-	if (rc != 0)
-		json_decref(*out);
-	return rc;
-}
-
 struct plain_op {
+	struct errand w;
 	struct ctl_req *rq;
+	uint64_t vm;
 	uint32_t place;
 	uint64_t npages;
 	bool peek;
+	bool bitmap; /* is wanted */
 	char cursor[FIRN_NAME_MAX];
+	/* Once it was answered: */
+	int bits_fd;         /* the monitor's bitmap */
+	int owed;            /* what the cursor owes besides, or -1 */
+	struct extset pages; /* without extents, where a bitmap is wanted */
+	int out;             /* what the answer has in a memfd, or -1 */
 };
 
-/* The bitmap in (fd), of the answer (pk), with what the cursor still owes; NULL
- * with *rc. */
-static uint64_t *plain_bits(const struct plain_op *op,
-    const struct wire_packet *pk, int fd, const struct cursor *c, int *rc)
+/* The bitmap of the answer, with what the cursor owes; NULL with *rc. */
+static uint64_t *plain_bits(const struct plain_op *op, int *rc)
 {
 	size_t want = (op->npages + 63) / 64 * 8;
-	struct wire_dirtied w = {0};
 	void *bits = NULL;
 	void *owed = NULL;
 	size_t len = 0;
 
-	if (pk->m.len == sizeof(w))
-		memcpy(&w, pk->payload, sizeof(w));
-	*rc = fd < 0 || w.npages != op->npages
-		  ? -EPROTO
-		  : wire_slurp(fd, want, &bits, &len);
+	*rc = wire_slurp(op->bits_fd, want, &bits, &len);
 	if (*rc == 0 && len != want)
 		*rc = -EPROTO;
-	if (*rc == 0 && c != NULL && c->owes) {
-		*rc = wire_slurp(c->owed, want, &owed, &len);
+	if (*rc == 0 && op->owed >= 0) {
+		*rc = wire_slurp(op->owed, want, &owed, &len);
 		for (size_t i = 0; *rc == 0 && i < len / 8; i++)
 			((uint64_t *)bits)[i] |= ((uint64_t *)owed)[i];
 		free(owed);
@@ -209,67 +123,150 @@ static uint64_t *plain_bits(const struct plain_op *op,
 	return bits;
 }
 
-/* The monitor has forgotten these bits (in *fd) and nobody was told of them:
- * the next answer of this cursor has them too. */
-static void plain_owe(struct cursor *c, int *fd)
+static int plain_extents(struct plain_op *op, const uint64_t *bits)
 {
-	if (c == NULL || c->owes)
-		return;
-	c->owed = *fd;
-	c->owes = true;
-	*fd = -1;
+	int rc = extset_of_bits(bits, op->npages, &op->pages);
+
+	return rc != 0 ? rc : extents_blob(op->pages.x, op->pages.n, &op->out);
 }
 
-static void plain_paid(struct cursor *c)
+/* As it came: however scattered, it has its size. */
+static int plain_bitmap(struct plain_op *op, const uint64_t *bits)
 {
-	if (c == NULL || !c->owes)
+	uint64_t nwords = (op->npages + 63) / 64;
+
+	for (uint64_t i = 0; i < nwords; i++)
+		op->pages.pages += (uint64_t)__builtin_popcountll(bits[i]);
+	op->out = wire_blob("firn-bitmap", bits, nwords * sizeof(*bits));
+	return op->out < 0 ? op->out : 0;
+}
+
+static int plain_read(struct errand *w)
+{
+	struct plain_op *op = (struct plain_op *)w;
+	uint64_t *bits;
+	int rc;
+
+	if (w->here && op->npages > HERE_PAGES)
+		return -EAGAIN;
+	bits = plain_bits(op, &rc);
+	if (bits != NULL)
+		rc = op->bitmap ? plain_bitmap(op, bits)
+				: plain_extents(op, bits);
+	free(bits);
+	return rc;
+}
+
+static json_t *plain_json(const struct plain_op *op)
+{
+	json_t *j = json_pack("{s:I}", "pages", (json_int_t)op->pages.pages);
+	int rc;
+
+	if (op->bitmap)
+		rc = json_object_set_new(j, "bitmap_fd", json_integer(0));
+	else
+		rc = extents_put(j, op->pages.x, op->pages.n, op->out, 0);
+	if (rc == 0)
+		return j;
+	json_decref(j);
+	return NULL;
+}
+
+/*
+ * What the cursor owes from now on, if anything: the monitor has forgotten bits
+ * that nobody was told of, and the next answer has them too.
+ */
+static void plain_settle(struct plain_op *op, struct cursor *c, bool told)
+{
+	int *owed = op->owed >= 0 ? &op->owed : &op->bits_fd;
+
+	if (c == NULL || (told && !op->peek) ||
+	    (op->owed < 0 && (op->peek || op->bits_fd < 0)))
 		return;
-	(void)close(c->owed);
-	c->owes = false;
+	c->owed = *owed;
+	c->owes = true;
+	*owed = -1;
+}
+
+static void plain_free(struct plain_op *op)
+{
+	if (op->bits_fd >= 0)
+		(void)close(op->bits_fd);
+	if (op->owed >= 0)
+		(void)close(op->owed);
+	if (op->out >= 0)
+		(void)close(op->out);
+	extset_free(&op->pages);
+	free(op);
+}
+
+/* The cursor that the query is under way of, if it is there still. */
+static struct cursor *plain_cursor(const struct plain_op *op, struct bvm *vm)
+{
+	struct bplace *p = vm == NULL ? NULL : place_by_id(vm, op->place);
+	struct cursor *c = p == NULL ? NULL : find(p->cursor, op->cursor);
+
+	return c != NULL && c->busy ? c : NULL;
+}
+
+static void plain_done(struct errand *w)
+{
+	struct plain_op *op = (struct plain_op *)w;
+	struct bvm *vm = vm_by_id(w->b, op->vm);
+	struct cursor *c = plain_cursor(op, vm);
+	json_t *result = NULL;
+	int rc = w->rc;
+
+	if ((rc == -EPROTO || rc == -EFBIG || rc == -EINVAL) && vm != NULL)
+		vm_kill(w->b, vm); /* no monitor of ours answers so */
+	if (rc == 0) {
+		result = plain_json(op);
+		rc = result == NULL ? -ENOMEM : 0;
+	}
+	if (rc != 0 && w->e.code == 0)
+		(void)err_set(
+		    &w->e, rc, "the bitmap cannot be used: %s", strerror(-rc));
+	plain_settle(op, c, rc == 0 && !ctl_req_cancelled(op->rq));
+	if (c != NULL)
+		c->busy = false;
+	if (rc != 0)
+		ctl_fail(op->rq, &w->e);
+	else
+		ctl_reply(op->rq, result, &op->out, op->out >= 0 ? 1 : 0);
+	plain_free(op);
 }
 
 static void plain_answer(
     struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)
 {
 	struct plain_op *op = ctx;
-	struct bplace *p = pk == NULL ? NULL : place_by_id(vm, op->place);
-	struct cursor *c = p == NULL ? NULL : find(p->cursor, op->cursor);
+	struct cursor *c = plain_cursor(op, pk == NULL ? NULL : vm);
+	struct wire_dirtied w = {0};
 	struct err e = {0};
-	json_t *result = NULL;
-	uint64_t *bits = NULL;
-	int bitmap = -1;
-	int fd = -1;
 	int rc = pk == NULL ? err_set(&e, -ESRCH, "the VM ended meanwhile")
 			    : packet_err(pk, &e);
 
-	if (c != NULL)
-		c->busy = false;
-	if (rc == 0) {
-		bitmap = wire_take_fd(pk, 0);
-		bits = plain_bits(op, pk, bitmap, c, &rc);
-		if (rc == -EPROTO || rc == -EFBIG || rc == -EINVAL)
-			vm_kill(b, vm); /* no monitor of ours answers so */
-		if (rc == 0)
-			rc = plain_result(
-			    op->rq, bits, op->npages, &result, &fd);
-		if (rc != 0)
-			(void)err_set(&e, rc, "the bitmap cannot be used: %s",
-			    strerror(-rc));
-		if (!op->peek && (rc != 0 || ctl_req_cancelled(op->rq)))
-			plain_owe(c, &bitmap);
-		else if (!op->peek)
-			plain_paid(c);
-	}
-	if (rc != 0)
+	if (rc != 0) {
+		if (c != NULL)
+			c->busy = false;
 		ctl_fail(op->rq, &e);
-	else
-		ctl_reply(op->rq, result, &fd, fd >= 0 ? 1 : 0);
-	if (bitmap >= 0)
-		(void)close(bitmap);
-	if (fd >= 0)
-		(void)close(fd);
-	free(bits);
-	free(op);
+		plain_free(op);
+		return;
+	}
+	if (pk->m.len == sizeof(w))
+		memcpy(&w, pk->payload, sizeof(w));
+	op->bits_fd = wire_take_fd(pk, 0);
+	if (c != NULL && c->owes) {
+		op->owed = c->owed;
+		c->owes = false;
+	}
+	if (op->bits_fd >= 0 && w.npages == op->npages) {
+		errand(b, &op->w, plain_read, plain_done);
+		return;
+	}
+	op->w.b = b;
+	op->w.rc = -EPROTO;
+	plain_done(&op->w);
 }
 
 static int plain(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
@@ -287,9 +284,12 @@ static int plain(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
 	if (op == NULL)
 		return err_set(e, -ENOMEM, "no memory for a query");
 	op->rq = rq;
+	op->vm = vm->id;
 	op->place = p->id;
 	op->npages = p->npages;
+	op->bits_fd = op->owed = op->out = -1;
 	op->peek = ctl_bool(rq, "peek");
+	op->bitmap = ctl_bool(rq, "bitmap");
 	memcpy(op->cursor, c->name, sizeof(op->cursor));
 	/* What is owed is held but once: until it is paid, the monitor keeps
 	 * its bits. */

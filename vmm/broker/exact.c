@@ -13,191 +13,279 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "shared/bits.h"
 #include "vmm/broker/internal.h"
 #include "vmm/layer/layer_copy.h"
 
+/* What is known of a file without its bytes. */
+struct exact_file {
+	uint64_t npages;
+	uint64_t used; /* pages that the kernel has for it */
+};
+
 struct exact_op {
-	struct work work;
+	struct errand w;
 	struct broker *b;
 	struct snap *s;
 	exact_fn *fn;
 	void *ctx;
 	struct exact x; /* its map is held, for its layers */
+	struct runs runs;
+	struct exact_file *file;
+	bool copies; /* or did: what was copied is exact */
+	bool must_copy;
 	struct page_run *to;
 	struct layer_copied copied;
-	bool copy;
-	int rc;
-	struct err e;
+	uint32_t layer; /* of the copy */
+	struct apply apply;
 };
 
-static void exact_free(struct exact_op *op)
+/* What was looked at; it can begin anew. */
+static void exact_forget(struct exact_op *op)
 {
 	if (op->x.map.npages != 0)
 		map_put(&op->b->store, &op->x.map);
-	snap_put(op->b, op->s);
 	filetab_free(&op->x.tab);
-	free(op->x.runs.r);
+	free(op->runs.r);
+	free(op->file);
 	free(op->to);
+	op->runs = (struct runs){0};
+	op->file = NULL;
+	op->to = NULL;
+}
+
+static void exact_free(struct exact_op *op)
+{
+	exact_forget(op);
+	snap_put(op->b, op->s);
+	if (op->x.runs_fd >= 0)
+		(void)close(op->x.runs_fd);
 	if (op->copied.fd >= 0)
 		(void)close(op->copied.fd);
 	layers_reap(op->b);
 	free(op);
 }
 
-static void exact_fail(struct exact_op *op, const struct err *e)
+static void exact_fail(struct exact_op *op, int rc)
 {
+	struct err *e = &op->w.e;
+
+	if (e->code == 0)
+		(void)err_set(
+		    e, rc, "cannot look at its files: %s", strerror(-rc));
 	op->fn(op->b, NULL, e, op->ctx);
 	exact_free(op);
 }
 
-static void set_bits(uint64_t *w, uint64_t from, uint64_t to)
+/* --- are they exact? -------------------------------------------------------
+ */
+
+/* For each file a bit a page; from the heap, or NULL. */
+static uint64_t **bits_of_files(const struct exact_op *op)
 {
-	for (; from < to && from % 64 != 0; from++)
-		w[from / 64] |= 1ULL << from % 64;
-	for (; from + 64 <= to; from += 64)
-		w[from / 64] = UINT64_MAX;
-	for (; from < to; from++)
-		w[from / 64] |= 1ULL << from % 64;
+	uint32_t n = op->x.tab.nfiles;
+	uint64_t **bits = calloc((size_t)n + 1, sizeof(uint64_t *));
+
+	for (uint32_t i = 0; bits != NULL && i < n; i++) {
+		bits[i] = calloc(op->file[i].npages / 64 + 1, 8);
+		if (bits[i] != NULL)
+			continue;
+		while (i > 0)
+			free(bits[--i]);
+		free(bits);
+		return NULL;
+	}
+	return bits;
 }
 
-/* Which pages of file (i) the runs reach, each counted once however often a
- * monitor named it; 0 when there is no memory to tell. */
-static uint64_t count_reached(
-    const struct exact_op *op, uint32_t i, uint64_t npages)
+/* Is every page of (f) reached, each counted once however often a monitor named
+ * it? */
+static bool all_reached(const struct exact_file *f, const uint64_t *bits)
 {
-	uint64_t nwords = (npages + 63) / 64;
-	uint64_t *bits = calloc(nwords, sizeof(*bits));
 	uint64_t n = 0;
 
-	if (bits == NULL)
-		return 0;
-	for (size_t k = 0; k < op->x.runs.n; k++) {
-		const struct page_run *r = &op->x.runs.r[k];
-
-		if (r->layer == i)
-			set_bits(bits, r->index, r->index + r->npages);
-	}
-	for (uint64_t k = 0; k < nwords; k++)
-		n += (uint64_t)__builtin_popcountll(bits[k]);
-	free(bits);
-	return n;
+	for (uint64_t i = 0; i <= f->npages / 64; i++)
+		n += (uint64_t)__builtin_popcountll(bits[i]);
+	return n >= f->used;
 }
 
-/* At most EXACT_FILES_MAX passes over the runs. */
-static bool must_copy(const struct exact_op *op)
+static int count_reached(struct exact_op *op)
 {
-	struct lfile_stat st;
+	uint64_t **bits = bits_of_files(op);
 
-	if (op->x.tab.nfiles > EXACT_FILES_MAX)
-		return true;
-	for (uint32_t i = 0; i < op->x.tab.nfiles; i++) {
-		lfile_stat(op->b->layers, op->x.tab.file[i], &st);
-		if (st.bytes / PAGE_SIZE > count_reached(op, i, st.npages))
-			return true;
+	if (bits == NULL)
+		return -ENOMEM;
+	for (size_t i = 0; i < op->runs.n; i++) {
+		const struct page_run *r = &op->runs.r[i];
+
+		if (r->layer != RUN_ZERO)
+			bits_set(
+			    bits[r->layer], r->index, r->index + r->npages);
 	}
-	return false;
+	for (uint32_t i = 0; i < op->x.tab.nfiles; i++) {
+		op->must_copy |= !all_reached(&op->file[i], bits[i]);
+		free(bits[i]);
+	}
+	free(bits);
+	return 0;
 }
 
-static void exact_copy(struct work *w)
+static int exact_look(struct errand *w)
+{
+	struct exact_op *op = (struct exact_op *)w;
+	int rc = runs_of_all(&op->x.map, w, &op->runs);
+
+	return rc != 0 ? rc : filetab_want(&op->x.tab, op->runs.r, op->runs.n);
+}
+
+/* From layers to files, and of those which. */
+static int exact_weigh(struct errand *w)
+{
+	struct exact_op *op = (struct exact_op *)w;
+	struct page_run *run;
+	size_t n;
+	int rc;
+
+	if (w->here && op->runs.n > HERE_RUNS)
+		return -EAGAIN;
+	for (uint32_t i = 0; i < op->x.tab.nfiles; i++)
+		if (w->here && op->file[i].npages > HERE_PAGES)
+			return -EAGAIN;
+	rc = filetab_runs(
+	    &op->x.tab, op->runs.r, op->runs.n, RUNS_MAX, &run, &n);
+	if (rc != 0)
+		return rc;
+	free(op->runs.r);
+	op->runs = (struct runs){.r = run, .n = n};
+	op->must_copy = op->x.tab.nfiles > EXACT_FILES_MAX;
+	if (!op->must_copy && !op->copies)
+		rc = count_reached(op);
+	if (rc != 0 || op->must_copy)
+		return rc != 0 || !op->copies ? rc : -E2BIG;
+	op->x.runs_fd = wire_blob("firn-runs", run, n * sizeof(*run));
+	return op->x.runs_fd < 0 ? op->x.runs_fd : 0;
+}
+
+/* --- the copy --------------------------------------------------------------
+ */
+
+static int exact_copy(struct errand *w)
 {
 	struct exact_op *op = (struct exact_op *)w;
 	struct layer_job job = {
 	    .layer_fd = op->x.tab.fd,
 	    .nfds = op->x.tab.nfiles,
-	    .cancel = &w->cancelled,
+	    .cancel = &w->work.cancelled,
 	};
 
-	op->rc =
-	    layer_copy_runs(&job, (struct run_list){op->x.runs.r, op->x.runs.n},
-		op->to, &op->copied, &op->e);
+	if (w->here)
+		return -EAGAIN;
+	op->to = calloc(op->runs.n + 1, sizeof(*op->to));
+	if (op->to == NULL)
+		return -ENOMEM;
+	return layer_copy_runs(&job, (struct run_list){op->runs.r, op->runs.n},
+	    op->to, &op->copied, &w->e);
 }
 
-static int exact_adopt(struct exact_op *op)
-{
-	struct broker *b = op->b;
-	struct snap *s = op->s;
-	struct map next;
-	uint32_t id;
-	int rc = layer_adopt(
-	    b->layers, op->copied.fd, op->copied.npages, &id, &op->e);
+static void exact_begin(struct exact_op *op);
 
-	op->copied.fd = -1;
-	if (rc != 0)
-		return rc;
-	layer_belongs(b->layers, id, snap_layers(s));
-	for (size_t i = 0; i < op->x.runs.n; i++)
-		if (op->to[i].layer != RUN_ZERO)
-			op->to[i].layer = id;
-	rc = map_apply(&b->store, &s->map, op->to, op->x.runs.n, &next);
-	layer_put(b->layers, id);
-	if (rc != 0)
-		return err_set(&op->e, rc, "no memory for a page map");
+/* The snapshot is in files of its own now. */
+static void exact_applied(struct broker *b, int rc, struct map m, void *ctx)
+{
+	struct exact_op *op = ctx;
+	struct snap *s = op->s;
+
+	layer_put(b->layers, op->layer);
+	if (rc != 0) {
+		(void)err_set(&op->w.e, rc, "no memory for a page map");
+		exact_fail(op, rc);
+		return;
+	}
 	/* Two may have asked at once. */
 	if (s->has_opened)
 		map_put(&b->store, &s->opened);
-	s->opened = next;
+	s->opened = m;
 	s->has_opened = true;
-	layers_reap(b);
-	return 0;
+	exact_begin(op);
 }
 
-static int exact_begin(struct exact_op *op);
-
-static void exact_copied(struct work *w)
+static void exact_copied(struct errand *w)
 {
 	struct exact_op *op = (struct exact_op *)w;
-	int rc =
-	    w->ran ? op->rc : err_set(&op->e, -ECANCELED, "firnd is ending");
+	struct broker *b = op->b;
 
-	if (rc == 0)
-		rc = exact_adopt(op);
-	free(op->x.runs.r);
-	free(op->to);
-	filetab_free(&op->x.tab);
-	op->x.runs = (struct runs){0};
-	op->to = NULL;
-	if (rc == 0)
-		rc = exact_begin(op);
-	if (rc != 0)
-		exact_fail(op, &op->e);
+	if (w->rc == 0) {
+		w->rc = layer_adopt(b->layers, op->copied.fd, op->copied.npages,
+		    &op->layer, &w->e);
+		op->copied.fd = -1;
+	}
+	if (w->rc != 0) {
+		exact_fail(op, w->rc);
+		return;
+	}
+	layer_belongs(b->layers, op->layer, snap_layers(op->s));
+	for (size_t i = 0; i < op->runs.n; i++)
+		if (op->to[i].layer != RUN_ZERO)
+			op->to[i].layer = op->layer;
+	apply(
+	    b, &op->apply, &op->s->map, op->to, op->runs.n, exact_applied, op);
 }
 
-/* Tell, or have it copied first. On failure (op) is the caller's still. */
-static int exact_begin(struct exact_op *op)
-{
-	bool copy;
-	int rc;
+/* --- the steps -------------------------------------------------------------
+ */
 
-	if (op->x.map.npages != 0)
-		map_put(&op->b->store, &op->x.map);
-	op->x.map = map_get(
-	    &op->b->store, op->s->has_opened ? &op->s->opened : &op->s->map);
-	rc = runs_of(&op->x.map, 0, op->x.map.npages, &op->x.runs);
-	if (rc == 0)
-		rc = files_of(op->b, &op->x.runs, &op->x.tab);
-	/* What was copied is exact. */
-	copy = rc == 0 && !op->copy && must_copy(op);
-	if (rc == 0 && op->x.tab.nfiles > EXACT_FILES_MAX && !copy)
-		rc = -E2BIG;
-	if (copy)
-		rc = bank_check(op->b, PAGE_SIZE, &op->e);
-	if (rc == 0 && copy) {
-		op->to = calloc(op->x.runs.n + 1, sizeof(*op->to));
-		rc = op->to == NULL ? -ENOMEM : 0;
-	}
-	if (rc != 0)
-		return op->e.code != 0
-			   ? op->e.code
-			   : err_set(&op->e, rc, "cannot look at its files: %s",
-				 strerror(-rc));
-	if (!copy) {
+static void exact_weighed(struct errand *w)
+{
+	struct exact_op *op = (struct exact_op *)w;
+
+	if (w->rc == 0 && op->must_copy)
+		w->rc = bank_check(op->b, PAGE_SIZE, &w->e);
+	if (w->rc != 0) {
+		exact_fail(op, w->rc);
+	} else if (op->must_copy) {
+		op->copies = true;
+		errand(op->b, w, exact_copy, exact_copied);
+	} else {
 		op->fn(op->b, &op->x, NULL, op->ctx);
 		exact_free(op);
-		return 0;
 	}
-	op->copy = true;
-	worker_submit(op->b->pool, &op->work, exact_copy, exact_copied);
+}
+
+static int note_files(struct exact_op *op)
+{
+	struct lfile_stat st;
+
+	op->file = calloc((size_t)op->x.tab.nfiles + 1, sizeof(*op->file));
+	if (op->file == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < op->x.tab.nfiles; i++) {
+		lfile_stat(op->b->layers, op->x.tab.file[i], &st);
+		op->file[i] = (struct exact_file){
+		    .npages = st.npages, .used = st.bytes / PAGE_SIZE};
+	}
 	return 0;
+}
+
+static void exact_looked(struct errand *w)
+{
+	struct exact_op *op = (struct exact_op *)w;
+
+	if (w->rc == 0)
+		w->rc = filetab_fill(&op->x.tab, op->b->layers);
+	if (w->rc == 0)
+		w->rc = note_files(op);
+	if (w->rc != 0)
+		exact_fail(op, w->rc);
+	else
+		errand(op->b, w, exact_weigh, exact_weighed);
+}
+
+static void exact_begin(struct exact_op *op)
+{
+	exact_forget(op);
+	op->x.map = map_get(
+	    &op->b->store, op->s->has_opened ? &op->s->opened : &op->s->map);
+	errand(op->b, &op->w, exact_look, exact_looked);
 }
 
 void exact(struct broker *b, struct snap *s, exact_fn *fn, void *ctx)
@@ -214,7 +302,7 @@ void exact(struct broker *b, struct snap *s, exact_fn *fn, void *ctx)
 	op->s = snap_hold(s);
 	op->fn = fn;
 	op->ctx = ctx;
+	op->x.runs_fd = -1;
 	op->copied.fd = -1;
-	if (exact_begin(op) != 0)
-		exact_fail(op, &op->e);
+	exact_begin(op);
 }

@@ -128,18 +128,30 @@ static void g_lookup(
 		asker_answer_guest(b, &a, cap, NULL, 0, NULL, 0);
 }
 
-/* The layers of a map, each once, and whether the kernel says of every file
- * that they are in that nobody can write it. */
-struct census {
-	struct filetab tab;
-	bool sealed;
+struct describe_op {
+	struct errand w;
+	struct asker a;
+	struct snap *s; /* held */
+	struct firn_cap_info info;
+	struct filetab tab; /* the layers of its map */
+	uint32_t nruns;     /* that were looked at */
 };
 
 static int count_layer(void *ctx, const struct page_run *r)
 {
-	struct census *c = ctx;
+	struct describe_op *op = ctx;
 
-	return filetab_want(&c->tab, r, 1);
+	if (op->w.here && ++op->nruns > HERE_RUNS)
+		return -EAGAIN;
+	return filetab_want(&op->tab, r, 1);
+}
+
+static int describe_look(struct errand *w)
+{
+	struct describe_op *op = (struct describe_op *)w;
+	const struct map *m = &op->s->map;
+
+	return map_walk(m, 0, m->npages, count_layer, op);
 }
 
 static bool is_sealed(int fd)
@@ -151,33 +163,65 @@ static bool is_sealed(int fd)
 	return seals >= 0 && (seals & want) == want;
 }
 
-static int take_census(
-    struct broker *b, const struct map *m, uint32_t *nlayers, bool *sealed)
+/* Does the kernel say of every file that its layers are in that nobody can
+ * write it? */
+static int describe_layers(struct describe_op *op)
 {
-	struct census c = {.sealed = true};
-	int rc = map_walk(m, 0, m->npages, count_layer, &c);
+	int rc = filetab_fill(&op->tab, op->w.b->layers);
+	bool sealed = rc == 0;
 
-	if (rc == 0)
-		rc = filetab_fill(&c.tab, b->layers);
-	for (uint32_t i = 0; i < c.tab.nfiles && rc == 0; i++)
-		c.sealed &= is_sealed(c.tab.fd[i]);
-	*nlayers = c.tab.nlayers;
-	*sealed = c.sealed;
-	filetab_free(&c.tab);
+	for (uint32_t i = 0; sealed && i < op->tab.nfiles; i++)
+		sealed = is_sealed(op->tab.fd[i]);
+	op->info.sealed = sealed;
+	if (op->info.rights & FIRN_RIGHT_DIFF)
+		op->info.layers = op->tab.nlayers;
 	return rc;
+}
+
+static void describe_end(struct describe_op *op)
+{
+	snap_put(op->w.b, op->s);
+	filetab_free(&op->tab);
+	free(op);
+}
+
+static void describe_looked(struct errand *w)
+{
+	struct describe_op *op = (struct describe_op *)w;
+
+	if (w->rc == 0)
+		w->rc = describe_layers(op);
+	if (w->rc != 0)
+		asker_fail(w->b, &op->a,
+		    (err_set(&w->e, w->rc, "no memory to look at its layers"),
+			&w->e));
+	else
+		asker_answer_guest(
+		    w->b, &op->a, 0, &op->info, sizeof(op->info), NULL, 0);
+	describe_end(op);
+}
+
+/* What can be told of (s) without a look at its layers. */
+static void describe(struct broker *b, struct snap *s, const struct cap *c,
+    struct firn_cap_info *info)
+{
+	*info = (struct firn_cap_info){.kind = FIRN_CAP_SNAPSHOT,
+	    .rights = c->rights,
+	    .object = s->id,
+	    .size = s->map.npages * PAGE_SIZE,
+	    .owned = own_alone(b, s)};
+	if (c->rights & FIRN_RIGHT_DIFF)
+		info->layers = 1;
 }
 
 static void g_describe(
     struct broker *b, struct bvm *vm, struct wire_packet *pk, struct asker a)
 {
+	struct describe_op *op;
 	struct wire_gcap g;
-	struct firn_cap_info info = {.kind = FIRN_CAP_SNAPSHOT};
-	uint32_t nlayers = 1;
-	bool sealed = false;
 	const struct cap *c;
 	struct snap *s;
 	struct err e = {0};
-	int rc;
 
 	if (take(&a, b, pk, &g, sizeof(g)) != 0)
 		return;
@@ -185,21 +229,24 @@ static void g_describe(
 		asker_fail(b, &a, &e);
 		return;
 	}
-	(void)cap_lookup(&vm->caps, g.cap, 0, &c);
-	info.rights = c->rights;
-	info.object = s->id;
-	info.size = s->map.npages * PAGE_SIZE;
-	rc = s->owned != 0 ? 0 : take_census(b, &s->map, &nlayers, &sealed);
-	if (rc != 0) {
+	op = calloc(1, sizeof(*op));
+	if (op == NULL) {
 		asker_fail(b, &a,
-		    (err_set(&e, rc, "no memory to look at its layers"), &e));
+		    (err_set(&e, -ENOMEM, "no memory to look at its layers"),
+			&e));
 		return;
 	}
-	info.sealed = sealed;
-	info.owned = own_alone(b, s);
-	if (c->rights & FIRN_RIGHT_DIFF)
-		info.layers = nlayers;
-	asker_answer_guest(b, &a, 0, &info, sizeof(info), NULL, 0);
+	(void)cap_lookup(&vm->caps, g.cap, 0, &c);
+	op->w.b = b;
+	op->a = a;
+	op->s = snap_hold(s);
+	describe(b, s, c, &op->info);
+	if (s->owned == 0) {
+		errand(b, &op->w, describe_look, describe_looked);
+		return;
+	}
+	asker_answer_guest(b, &a, 0, &op->info, sizeof(op->info), NULL, 0);
+	describe_end(op);
 }
 
 static void g_diff(
@@ -426,7 +473,7 @@ static void seg_gone(struct broker *b, struct bvm *vm, struct wire_packet *pk)
 		vm->reserved_next = 0;
 	} else if (p != NULL &&
 		   (p->shown != NULL || p->adopted || p->was_severed)) {
-		place_end(b, vm, p);
+		place_gone(b, vm, p);
 	}
 }
 

@@ -19,7 +19,9 @@
 #include "shared/abi/guestcall.h"
 #include "shared/cap/cap.h"
 #include "shared/page/run.h"
+#include "vmm/broker/apply.h"
 #include "vmm/broker/broker.h"
+#include "vmm/broker/errand.h"
 #include "vmm/core/err.h"
 #include "vmm/core/loop.h"
 #include "vmm/core/worker.h"
@@ -188,6 +190,7 @@ struct bplace {
 	struct pins pins;  /* what a view was laid from */
 	uint32_t whose;    /* its layers are: see layers_of(); or nobody's */
 	unsigned lifting;  /* freezes that are not over */
+	bool gone;         /* unmapped; ends once (lifts) are over */
 	bool relaying;     /* the monitor was asked to; see relay.c */
 	bool unmovable;    /* it would not, until the next freeze */
 	bool has_own_file; /* what was its memory until it was frozen */
@@ -238,6 +241,7 @@ struct bvm {
 	uint32_t seq;
 	uint32_t ncalls;
 	struct call *calls;
+	uint32_t ngone;        /* places: until they end it is not read */
 	uint32_t ngrants;      /* of its guest's freezes to its owner */
 	uint32_t nguest_calls; /* of its guest, that wait for other work */
 
@@ -304,6 +308,7 @@ struct broker {
 	uint64_t next_id;
 	struct loop_timer sweeper;
 	struct store tidying;
+	struct apply *applies; /* that are not over */
 	struct work reaper;
 	bool reaping;
 	int reap_fd[64];
@@ -365,6 +370,8 @@ struct runs {
 int runs_add(struct runs *rs, const struct page_run *r); /* a map_run_fn body */
 int runs_of(const struct map *m, uint64_t first, uint64_t npages,
     struct runs *out); /* appends; -ENOMEM, -E2BIG */
+/* All runs of (m), for an errand: -EAGAIN also, see there. */
+int runs_of_all(const struct map *m, const struct errand *w, struct runs *out);
 /* Have (rs) name files by their numbers in (t), zeroed before, instead of
  * layers. The files are held until filetab_free(). -ENOMEM, -E2BIG, -EPROTO. */
 int files_of(struct broker *b, struct runs *rs, struct filetab *t);
@@ -484,6 +491,9 @@ struct bplace *place_find(struct bvm *vm, const char *ref, struct err *e);
 struct bplace *place_add(struct broker *b, struct bvm *vm,
     const struct wire_segment *s, struct lineage *l, struct err *e);
 void place_end(struct broker *b, struct bvm *vm, struct bplace *p);
+/* It is unmapped: nobody finds it any more, and it ends once what its monitor
+ * answered of it is over. */
+void place_gone(struct broker *b, struct bvm *vm, struct bplace *p);
 /* What (vm) answered to WIRE_SEGMENTS, of places that it has, each once, with
  * no more bytes than they have room for: *n of at most WIRE_SEGMENTS_MAX.
  * -EPROTO: no monitor of ours answers so. */
@@ -571,16 +581,20 @@ struct lifted {
 	struct wire_frozen f;
 	uint32_t owned; /* the layer that the map is in, if that is; or 0 */
 	struct map map; /* of the place as it was; the callee's to put */
-	/* Of a tracked place, unless they are too many to keep. */
+	/* Of a tracked place, unless they are too many to keep; the callee may
+	 * take them. */
 	bool tracked;
-	struct kin_sets sets; /* the callee may take them */
+	struct kin_sets sets;
+	struct kin_sets fresh; /* of them, those that are not in p->told */
 };
 /* (vm), (p) and (l) are NULL and (e) is set when it failed. */
 typedef void lift_fn(struct broker *b, struct bvm *vm, struct bplace *p,
     struct lifted *l, const struct err *e, void *ctx);
 int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
     lift_fn *fn, void *ctx, struct err *e);
-/* Have all that the monitor answered of (p) be over, now. */
+/* Is anything that the monitor of (vm) answered not over? */
+bool lifts_wait(const struct bvm *vm);
+/* Have all of it that is of (p) be over, now: firnd is ending. */
 void lifts_end(struct bplace *p);
 /* Freeze or sever for (a), as a snapshot called (name), or "". */
 void freeze(struct broker *b, struct asker a, struct bvm *vm, struct bplace *p,
@@ -612,6 +626,22 @@ void lay(struct broker *b, struct asker a, const struct lay_req *r);
 int lay_req_take(struct broker *b, struct bvm *vm, struct ctl_req *rq,
     uint32_t rights, struct lay_req *r, struct err *e);
 
+/* --- view.c ------------------------------------------------------------------
+ */
+/* What a monitor is to show, as it is told it. */
+struct view {
+	struct asker a;
+	const struct lay_req *r;
+	uint64_t begin_ns;
+	uint64_t nruns;
+	int runs_fd;
+	const struct filetab *tab;
+};
+/* 0: the asker is answered when (vm) is. On failure nothing was told, or (vm)
+ * is ended. */
+int view_tell(
+    struct broker *b, struct bvm *vm, const struct view *v, struct err *e);
+
 /* --- exact.c ----------------------------------------------------------------
  */
 #define EXACT_FILES_MAX 200u
@@ -619,7 +649,7 @@ int lay_req_take(struct broker *b, struct bvm *vm, struct ctl_req *rq,
 /* A snapshot as runs over files of which every page is reachable from it. */
 struct exact {
 	struct map map; /* names the files' layers */
-	struct runs runs;
+	int runs_fd;    /* the runs, in a memfd */
 	struct filetab tab;
 };
 
@@ -684,16 +714,17 @@ void diff_maps(struct broker *b, struct asker a, struct map x, struct map y,
 /* The snapshot or VM:SEGMENT that parameter (param) names, to be compared. */
 int side_find(struct broker *b, struct ctl_req *rq, const char *param,
     struct side *out, struct err *e);
-/* Put (x) into (result): "extents", or "extents_fd", which is added to the
- * (*nfds) descriptors that the answer has. */
-int extents_put(json_t *result, const struct firn_extent *x, uint64_t n,
-    int *fds, size_t *nfds);
-/* The same with room for one; *fd is -1 where there is none to send. */
-int extents_result(
-    json_t *result, const struct firn_extent *x, uint64_t n, int *fd);
-/* Put "bitmap_fd" into (result): one bit a page, of (npages). */
-int bitmap_result(json_t *result, const struct firn_extent *x, uint64_t n,
-    uint64_t npages, int *fd);
+/* The memfds of answers, made in any thread: of more than EXTENTS_INLINE
+ * extents; *fd is -1 where there are fewer, or on failure. -ENOMEM, errors of
+ * memfd_create(2), pwrite(2). */
+int extents_blob(const struct firn_extent *x, uint64_t n, int *fd);
+/* One bit a page, of (npages). */
+int bitmap_blob(
+    const struct firn_extent *x, uint64_t n, uint64_t npages, int *fd);
+/* Put (x) into (result): "extents", or, where extents_blob() made one,
+ * "extents_fd", which is number (i) of the answer's descriptors. -ENOMEM. */
+int extents_put(
+    json_t *result, const struct firn_extent *x, uint64_t n, int fd, size_t i);
 
 /* --- meld.c -----------------------------------------------------------------
  */
@@ -710,9 +741,22 @@ void meld(struct broker *b, struct asker a, const struct meld_req *r);
 
 /* --- track.c ----------------------------------------------------------------
  */
-/* The two bitmaps of a tracked place of (npages) in memfd (fd). -EPROTO: they
- * are not that; -ENOMEM, -E2BIG, errors of pread(2). */
-int sets_take(int fd, uint64_t npages, struct kin_sets *out);
+/* What a monitor tells of a tracked place, as it is read. Zeroed but for the
+ * first three. */
+struct sets_in {
+	int fd; /* the two bitmaps, in a memfd; the caller's */
+	uint64_t npages;
+	const struct kin_sets *told; /* earlier; or NULL */
+	uint64_t at;                 /* words that were read */
+	size_t passed[2];            /* extents of (told) */
+	struct kin_sets all;
+	struct kin_sets fresh; /* of them, those that are not in (told) */
+};
+/* Read what a turn of the loop has time for: 1 when there is more, 0 when that
+ * was all. -EPROTO: they are not two bitmaps of so many pages; -ENOMEM, -E2BIG,
+ * errors of pread(2). Then it has no sets. */
+int sets_turn(struct sets_in *in);
+void sets_end(struct sets_in *in);
 
 /* --- dirty.c ----------------------------------------------------------------
  */

@@ -29,47 +29,74 @@
 #define VIEW_FILES_MAX   4000u
 
 struct lay_op {
-	struct work work;
+	struct errand w;
 	struct broker *b;
 	struct asker a;
 	struct lay_req r;
 	uint64_t begin_ns;
-	struct map base;  /* what the laid map is made of; held */
-	struct runs from; /* pages to copy, and where they are */
+	struct map base; /* what is laid; held */
+	/* A relative's own and laid map, while (base) is made of them; held. */
+	struct map kin[2];
+	bool has_kin;
+	unsigned asked;   /* whether the comparison with it is to stop */
+	struct runs runs; /* of (base): all, or those to be copied */
+	bool copies;
 	struct page_run *to;
+	struct apply apply;
 	int *fd; /* descriptors of the copy: the files, then zeroes */
 	struct filetab tab;
 	int zero_fd;
+	int runs_fd; /* what the monitor is told */
 	struct layer_copied copied;
-	int rc;
-	struct err e;
+	uint32_t layer; /* of the copy */
 };
 
-/* What it was to be laid of; it can begin anew. */
+static void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		(void)close(*fd);
+	*fd = -1;
+}
+
+/* What is known of (base); it can be looked at anew. */
 static void lay_forget(struct lay_op *op)
 {
-	if (op->base.npages != 0)
-		map_put(&op->b->store, &op->base);
 	filetab_free(&op->tab);
-	free(op->from.r);
+	free(op->runs.r);
 	free(op->to);
 	free(op->fd);
-	if (op->zero_fd >= 0)
-		(void)close(op->zero_fd);
-	op->base = (struct map){0};
+	close_fd(&op->zero_fd);
 	op->tab = (struct filetab){0};
-	op->from = (struct runs){0};
+	op->runs = (struct runs){0};
 	op->to = NULL;
 	op->fd = NULL;
-	op->zero_fd = -1;
+}
+
+static void kin_forget(struct lay_op *op)
+{
+	for (int i = 0; i < 2 && op->has_kin; i++)
+		map_put(&op->b->store, &op->kin[i]);
+	op->has_kin = false;
+}
+
+/* (m), which this takes over, is what is laid. */
+static void lay_base(struct lay_op *op, struct map m)
+{
+	lay_forget(op);
+	if (op->base.npages != 0)
+		map_put(&op->b->store, &op->base);
+	op->base = m;
 }
 
 static void lay_free(struct lay_op *op)
 {
 	lay_forget(op);
+	kin_forget(op);
+	if (op->base.npages != 0)
+		map_put(&op->b->store, &op->base);
 	snap_put(op->b, op->r.snap);
-	if (op->copied.fd >= 0)
-		(void)close(op->copied.fd);
+	close_fd(&op->runs_fd);
+	close_fd(&op->copied.fd);
 	layers_reap(op->b);
 	free(op);
 }
@@ -82,48 +109,107 @@ static void lay_fail(struct lay_op *op, const struct err *e)
 	lay_free(op);
 }
 
-/* --- what the laid map begins as ------------------------------------------ */
+static void lay_failed(struct lay_op *op, const char *what)
+{
+	struct errand *w = &op->w;
 
-struct changed {
-	const struct map *m;
-	struct runs runs;
-};
+	if (w->e.code == 0)
+		(void)err_set(&w->e, w->rc, "%s: %s", what, strerror(-w->rc));
+	lay_fail(op, &w->e);
+}
+
+/* --- what the laid map begins as -------------------------------------------
+ */
+
+#define HERE_ASKED 8u /* thousands of nodes to compare on the loop's thread */
+
+static void lay_look(struct lay_op *op);
 
 static int changed_pages(void *ctx, uint64_t page, uint64_t npages)
 {
-	struct changed *c = ctx;
+	struct lay_op *op = ctx;
 
-	return runs_of(c->m, page, npages, &c->runs);
+	return runs_of(&op->r.snap->map, page, npages, &op->runs);
+}
+
+static bool compare_stops(void *ctx)
+{
+	struct lay_op *op = ctx;
+
+	return op->w.here ? ++op->asked > HERE_ASKED
+			  : worker_cancelled(&op->w.work);
+}
+
+/* Where the snapshot differs from its relative, and what it has there. */
+static int compare_kin(struct errand *w)
+{
+	struct lay_op *op = (struct lay_op *)w;
+	int rc;
+
+	op->runs.n = 0;
+	op->runs.max = w->here ? HERE_RUNS : RUNS_MAX;
+	rc = map_diff_until(&op->kin[0], &op->r.snap->map, changed_pages,
+	    compare_stops, op, NULL);
+	return w->here && (rc == -ECANCELED || rc == -E2BIG) ? -EAGAIN : rc;
+}
+
+/* Without its relative it begins as the snapshot's own map. */
+static void kin_applied(struct broker *b, int rc, struct map m, void *ctx)
+{
+	struct lay_op *op = ctx;
+
+	kin_forget(op);
+	op->w.rc = rc;
+	if (rc == -ECANCELED) {
+		lay_failed(op, "cannot lay it");
+		return;
+	}
+	lay_base(op, rc == 0 ? m : map_get(&b->store, &op->r.snap->map));
+	lay_look(op);
+}
+
+static void kin_compared(struct errand *w)
+{
+	struct lay_op *op = (struct lay_op *)w;
+
+	if (w->rc == 0)
+		apply(op->b, &op->apply, &op->kin[1], op->runs.r, op->runs.n,
+		    kin_applied, op);
+	else
+		kin_applied(op->b, w->rc, (struct map){0}, op);
 }
 
 /* The lineage's laid map with this snapshot's differences put over it; or the
  * snapshot's own map. */
-static void lay_base(struct broker *b, struct snap *s, struct map *out)
+static void lay_begin(struct lay_op *op)
 {
+	struct broker *b = op->b;
+	struct snap *s = op->r.snap;
 	struct snap *kin = snap_by_id(b, s->lineage->laid_snap);
-	struct changed c = {.m = &s->map};
 
-	if (s->has_laid) {
-		*out = map_get(&b->store, &s->laid);
+	if (s->has_laid || kin == NULL || !kin->has_laid ||
+	    kin->map.npages != s->map.npages) {
+		lay_base(
+		    op, map_get(&b->store, s->has_laid ? &s->laid : &s->map));
+		lay_look(op);
 		return;
 	}
-	if (kin == NULL || !kin->has_laid || kin->map.npages != s->map.npages ||
-	    map_diff(&kin->map, &s->map, changed_pages, &c, NULL) != 0 ||
-	    map_apply(&b->store, &kin->laid, c.runs.r, c.runs.n, out) != 0)
-		*out = map_get(&b->store, &s->map);
-	free(c.runs.r);
+	op->kin[0] = map_get(&b->store, &kin->map);
+	op->kin[1] = map_get(&b->store, &kin->laid);
+	op->has_kin = true;
+	errand(b, &op->w, compare_kin, kin_compared);
 }
 
-/* --- which leaves are to be copied ---------------------------------------- */
+/* --- which leaves are to be copied -----------------------------------------
+ */
 
 struct census {
 	uint16_t *extents; /* of each leaf */
 	uint64_t nleaves;
 };
 
-static int count_run(void *ctx, const struct page_run *r)
+static void count_run(struct census *c, const struct page_run *r)
 {
-	struct census *c = ctx;
 	uint64_t first = r->page / LEAF_NPAGES;
 	uint64_t last = (r->page + r->npages - 1) / LEAF_NPAGES;
 
@@ -133,7 +219,6 @@ static int count_run(void *ctx, const struct page_run *r)
 		c->extents[first]++;
 	if (first != last && (r->page + r->npages) % LEAF_NPAGES != 0)
 		c->extents[last]++;
-	return 0;
 }
 
 /* The most extents that a leaf may keep, so that all fit a view. */
@@ -152,465 +237,306 @@ static uint32_t choose_limit(const struct census *c)
 	return limit;
 }
 
-static int collect_leaves(
-    struct lay_op *op, const struct census *c, uint32_t limit)
+/* The part of (r) in [from, to). */
+static int add_part(
+    struct runs *out, const struct page_run *r, uint64_t from, uint64_t to)
 {
-	uint64_t npages = op->base.npages;
+	const struct page_run part = {
+	    .page = from,
+	    .npages = to - from,
+	    .index = r->layer == RUN_ZERO ? 0 : r->index + (from - r->page),
+	    .layer = r->layer,
+	};
+
+	return runs_add(out, &part);
+}
+
+/* Of (r) what is in leaves with more than (limit) extents: within it there is
+ * none. */
+static int add_scattered(const struct census *c, uint32_t limit,
+    const struct page_run *r, struct runs *out)
+{
+	uint64_t end = r->page + r->npages;
+	uint64_t first = r->page / LEAF_NPAGES;
+	uint64_t last = (end - 1) / LEAF_NPAGES;
 	int rc = 0;
 
-	op->from.max = RUNS_MAX;
-	for (uint64_t i = 0; i < c->nleaves && rc == 0; i++) {
-		uint64_t at = i * LEAF_NPAGES;
-
-		if (c->extents[i] <= limit)
-			continue;
-		rc = runs_of(&op->base, at,
-		    npages - at < LEAF_NPAGES ? npages - at : LEAF_NPAGES,
-		    &op->from);
-	}
+	if (c->extents[first] > limit)
+		rc = add_part(out, r, r->page,
+		    first == last ? end : (first + 1) * LEAF_NPAGES);
+	if (rc == 0 && first != last && c->extents[last] > limit)
+		rc = add_part(out, r, last * LEAF_NPAGES, end);
 	return rc;
+}
+
+/* Leave those runs that are to be copied, if there are any. */
+static int choose_leaves(struct lay_op *op, struct census *c)
+{
+	struct runs out = {.max = RUNS_MAX};
+	uint32_t limit;
+	int rc = 0;
+
+	for (size_t i = 0; i < op->runs.n; i++)
+		count_run(c, &op->runs.r[i]);
+	limit = choose_limit(c);
+	for (size_t i = 0; i < op->runs.n && rc == 0; i++)
+		rc = add_scattered(c, limit, &op->runs.r[i], &out);
+	op->copies = rc == 0 && out.n > 0;
+	if (!op->copies) {
+		free(out.r);
+		return rc;
+	}
+	free(op->runs.r);
+	op->runs = out;
+	return 0;
+}
+
+static int take_census(struct lay_op *op)
+{
+	struct census c = {
+	    .nleaves = (op->base.npages + LEAF_NPAGES - 1) / LEAF_NPAGES};
+	int rc;
+
+	op->copies = false;
+	if (op->runs.n <= LEAF_EXTENTS_MAX)
+		return 0;
+	if (op->w.here && c.nleaves > HERE_PAGES)
+		return -EAGAIN;
+	c.extents = calloc(c.nleaves, sizeof(*c.extents));
+	rc = c.extents == NULL ? -ENOMEM : choose_leaves(op, &c);
+	free(c.extents);
+	return rc;
+}
+
+/* What is adopted stays as it is, and is in no table of what is read. */
+static int look(struct errand *w)
+{
+	struct lay_op *op = (struct lay_op *)w;
+	int rc = runs_of_all(&op->base, w, &op->runs);
+
+	if (op->r.mode == FIRN_MAP_OWN)
+		return rc;
+	if (rc == 0)
+		rc = take_census(op);
+	if (rc == 0)
+		rc = filetab_want(&op->tab, op->runs.r, op->runs.n);
+	return rc;
+}
+
+static void copy_start(struct lay_op *op);
+static void number_start(struct lay_op *op);
+
+static void looked(struct errand *w)
+{
+	struct lay_op *op = (struct lay_op *)w;
+
+	if (w->rc == 0 && op->r.mode != FIRN_MAP_OWN)
+		w->rc = filetab_fill(&op->tab, op->b->layers);
+	if (w->rc != 0)
+		lay_failed(op, "no memory for a view");
+	else if (op->copies)
+		copy_start(op);
+	else
+		number_start(op);
+}
+
+static void lay_look(struct lay_op *op)
+{
+	lay_forget(op);
+	errand(op->b, &op->w, look, looked);
 }
 
 /* --- the copy --------------------------------------------------------------
  */
 
-static void copy_run(struct work *w)
+static int number_runs(struct lay_op *op)
 {
-	struct lay_op *op = (struct lay_op *)w;
-	struct layer_job job = {
-	    .layer_fd = op->fd,
-	    .nfds = op->tab.nfiles + 1,
-	    .cancel = &w->cancelled,
-	};
-
-	op->rc =
-	    layer_copy_runs(&job, (struct run_list){op->from.r, op->from.n},
-		op->to, &op->copied, &op->e);
-}
-
-static void lay_send(struct lay_op *op);
-static void lay_exact(struct lay_op *op);
-
-static void copy_done(struct work *w)
-{
-	struct lay_op *op = (struct lay_op *)w;
-	struct broker *b = op->b;
-	struct snap *s = op->r.snap;
-	struct map laid;
-	uint32_t id;
+	struct page_run *run;
+	size_t n;
 	int rc =
-	    w->ran ? op->rc : err_set(&op->e, -ECANCELED, "firnd is ending");
+	    filetab_runs(&op->tab, op->runs.r, op->runs.n, RUNS_MAX, &run, &n);
 
-	if (rc == 0) {
-		rc = layer_adopt(
-		    b->layers, op->copied.fd, op->copied.npages, &id, &op->e);
-		op->copied.fd = -1;
-	}
-	if (rc == 0) {
-		layer_belongs(b->layers, id, snap_layers(s));
-		for (size_t i = 0; i < op->from.n; i++)
-			op->to[i].layer = id;
-		rc = map_apply(&b->store, &op->base, op->to, op->from.n, &laid);
-		layer_put(b->layers, id);
-		if (rc != 0)
-			(void)err_set(&op->e, rc, "no memory for a page map");
-	}
-	if (rc != 0) {
-		lay_fail(op, &op->e);
-		return;
-	}
-	if (s->private_history) {
-		if (s->has_opened)
-			map_put(&b->store, &s->opened);
-		s->opened = laid;
-		s->has_opened = true;
-		lay_exact(op);
-		return;
-	}
-	map_put(&b->store, &op->base);
-	op->base = laid;
-	if (s->has_laid)
-		map_put(&b->store, &s->laid);
-	s->laid = map_get(&b->store, &laid);
-	s->has_laid = true;
-	s->lineage->laid_snap = s->id;
-	lay_send(op);
+	if (rc != 0)
+		return rc;
+	free(op->runs.r);
+	op->runs = (struct runs){.r = run, .n = n};
+	return 0;
 }
 
 /* Zero pages are copied as well, from a file of holes: a leaf that is one
  * extent must have no gaps. */
-static int copy_start(struct lay_op *op, struct err *e)
+static int copy_runs(struct errand *w)
 {
-	struct broker *b = op->b;
-	uint32_t zeroes;
-	int rc = files_of(b, &op->from, &op->tab);
+	struct lay_op *op = (struct lay_op *)w;
+	uint32_t zeroes = op->tab.nfiles;
+	struct layer_job job = {
+	    .layer_fd = op->fd,
+	    .nfds = zeroes + 1,
+	    .cancel = &w->work.cancelled,
+	};
+	int rc = w->here ? -EAGAIN : number_runs(op);
 
-	zeroes = op->tab.nfiles;
-	if (rc == 0) {
-		op->fd = calloc((size_t)zeroes + 1, sizeof(*op->fd));
-		op->to = calloc(op->from.n, sizeof(*op->to));
-		if (op->fd == NULL || op->to == NULL)
-			rc = -ENOMEM;
-	}
-	if (rc == 0) {
-		op->zero_fd = memfd_create("firn-zero", MFD_CLOEXEC);
-		if (op->zero_fd < 0 ||
-		    ftruncate(
-			op->zero_fd, (off_t)(op->base.npages * PAGE_SIZE)) != 0)
-			rc = -errno;
-	}
-	if (rc != 0)
-		return err_set(e, rc,
-		    "cannot copy scattered pages for a view: "
-		    "%s",
-		    strerror(-rc));
-	rc = bank_check(b, PAGE_SIZE, e);
 	if (rc != 0)
 		return rc;
-	memcpy(op->fd, op->tab.fd, zeroes * sizeof(*op->fd));
-	op->fd[zeroes] = op->zero_fd;
-	for (size_t i = 0; i < op->from.n; i++) {
-		struct page_run *r = &op->from.r[i];
+	op->to = calloc(op->runs.n, sizeof(*op->to));
+	if (op->to == NULL)
+		return -ENOMEM;
+	for (size_t i = 0; i < op->runs.n; i++) {
+		struct page_run *r = &op->runs.r[i];
 
 		if (r->layer == RUN_ZERO) {
 			r->layer = zeroes;
 			r->index = 0;
 		}
 	}
-	worker_submit(b->pool, &op->work, copy_run, copy_done);
-	return 0;
+	return layer_copy_runs(&job, (struct run_list){op->runs.r, op->runs.n},
+	    op->to, &op->copied, &w->e);
+}
+
+static void lay_exact(struct lay_op *op);
+
+/* What was copied is laid, and looked at again. */
+static void copy_applied(struct broker *b, int rc, struct map laid, void *ctx)
+{
+	struct lay_op *op = ctx;
+	struct snap *s = op->r.snap;
+	struct map *keep = s->private_history ? &s->opened : &s->laid;
+	bool *has = s->private_history ? &s->has_opened : &s->has_laid;
+
+	layer_put(b->layers, op->layer);
+	op->w.rc = rc;
+	if (rc != 0) {
+		lay_failed(op, "no memory for a page map");
+		return;
+	}
+	/* Two may have asked at once. */
+	if (*has)
+		map_put(&b->store, keep);
+	*keep = map_get(&b->store, &laid);
+	*has = true;
+	lay_base(op, laid);
+	if (s->private_history) {
+		lay_exact(op);
+		return;
+	}
+	s->lineage->laid_snap = s->id;
+	lay_look(op);
+}
+
+static void copied(struct errand *w)
+{
+	struct lay_op *op = (struct lay_op *)w;
+	struct broker *b = op->b;
+
+	if (w->rc == 0) {
+		w->rc = layer_adopt(b->layers, op->copied.fd, op->copied.npages,
+		    &op->layer, &w->e);
+		op->copied.fd = -1;
+	}
+	if (w->rc != 0) {
+		lay_failed(op, "cannot copy scattered pages for a view");
+		return;
+	}
+	layer_belongs(b->layers, op->layer, snap_layers(op->r.snap));
+	for (size_t i = 0; i < op->runs.n; i++)
+		op->to[i].layer = op->layer;
+	apply(b, &op->apply, &op->base, op->to, op->runs.n, copy_applied, op);
+}
+
+static int copy_prepare(struct lay_op *op, struct err *e)
+{
+	uint32_t n = op->tab.nfiles;
+
+	op->fd = calloc((size_t)n + 1, sizeof(*op->fd));
+	if (op->fd == NULL)
+		return -ENOMEM;
+	op->zero_fd = memfd_create("firn-zero", MFD_CLOEXEC);
+	if (op->zero_fd < 0 ||
+	    ftruncate(op->zero_fd, (off_t)(op->base.npages * PAGE_SIZE)) != 0)
+		return -errno;
+	memcpy(op->fd, op->tab.fd, n * sizeof(*op->fd));
+	op->fd[n] = op->zero_fd;
+	return bank_check(op->b, PAGE_SIZE, e);
+}
+
+static void copy_start(struct lay_op *op)
+{
+	struct errand *w = &op->w;
+
+	w->rc = copy_prepare(op, &w->e);
+	if (w->rc != 0)
+		lay_failed(op, "cannot copy scattered pages for a view");
+	else
+		errand(op->b, w, copy_runs, copied);
 }
 
 /* --- sending it ------------------------------------------------------------
  */
 
-/* The runs of a view, and the files that they name. */
-struct numbered {
-	struct runs runs;
-	struct filetab tab;
-};
-
-static int number_files(struct broker *b, struct numbered *x, struct err *e)
+/* The runs, over the files that they are in, as a monitor wants them. */
+static int number(struct errand *w)
 {
-	int rc = files_of(b, &x->runs, &x->tab);
-
-	if (rc != 0)
-		return err_set(e, rc, "no memory for a view");
-	if (x->tab.nfiles > VIEW_FILES_MAX)
-		return err_set(e, -E2BIG,
-		    "the snapshot is in more than %u files", VIEW_FILES_MAX);
-	return 0;
-}
-
-/* What is adopted is in one file, which no table of what is read may have. */
-static int number_own(
-    struct broker *b, const struct snap *s, struct numbered *x, struct err *e)
-{
-	x->tab.fd = calloc(1, sizeof(*x->tab.fd));
-	if (x->tab.fd == NULL)
-		return err_set(e, -ENOMEM, "no memory for a view");
-	x->tab.fd[0] = layer_fd(b->layers, s->owned);
-	x->tab.nfiles = 1;
-	for (size_t i = 0; i < x->runs.n; i++)
-		if (x->runs.r[i].layer != RUN_ZERO)
-			x->runs.r[i].layer = 0;
-	return 0;
-}
-
-/* Bytes of the VM's own that the view may take. */
-static int view_reserve(
-    struct broker *b, struct bvm *vm, const struct lay_req *r, struct err *e)
-{
-	if (r->mode == FIRN_MAP_OWN)
-		return own_reserve(b, vm, r->snap, e);
-	if ((r->mode & FIRN_MAP_COW) == 0)
-		return 0;
-	return bank_reserve(b, vm, r->snap->map.npages * PAGE_SIZE, e);
-}
-
-static void view_release(
-    struct broker *b, struct bvm *vm, const struct lay_req *r)
-{
-	if (r->mode & (FIRN_MAP_COW | FIRN_MAP_OWN))
-		bank_release(b, vm, r->snap->map.npages * PAGE_SIZE);
-}
-
-static uint32_t view_flags(const struct lay_req *r)
-{
-	uint32_t flags = (r->mode & FIRN_MAP_COW)   ? FIRN_SEG_VIEW_COW
-			 : (r->mode & FIRN_MAP_OWN) ? 0
-						    : FIRN_SEG_VIEW_RO;
-
-	flags |= r->snap->private_history ? FIRN_SEG_PRIVATE : 0;
-	return flags | ((r->mode & FIRN_MAP_TRACK) ? FIRN_SEG_TRACKED : 0);
-}
-
-/* What the next freeze is put over: the snapshot, or nothing. */
-static void view_shows(struct broker *b, struct bplace *p,
-    const struct lay_req *r, struct pins pins)
-{
-	if (r->mode == FIRN_MAP_OWN) {
-		own_adopted(b, p, r);
-		return;
-	}
-	map_put(&b->store, &p->cur);
-	p->cur = map_get(&b->store, &r->snap->map);
-	p->shown = snap_hold(r->snap);
-	p->pins = pins;
-	p->kin = kin_hold(r->snap->kin);
-}
-
-struct map_op {
-	struct asker a;
-	struct lay_req r;
-	uint64_t extents;
-	uint64_t begin_ns;
-	struct held *held; /* NULL: of what is adopted */
-};
-
-static void map_answer(
-    struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)
-{
-	struct map_op *op = ctx;
-	struct wire_mapped m = {0};
-	struct wire_segment w = {0};
-	struct bplace *p = NULL;
-	struct err e = {0};
-	int rc = pk == NULL ? err_set(&e, -ESRCH, "the VM ended meanwhile")
-			    : packet_err(pk, &e);
-
-	if (rc == 0 && pk->m.len != sizeof(m))
-		rc = err_set(&e, -EPROTO, "the monitor's answer is malformed");
-	if (rc == 0) {
-		memcpy(&m, pk->payload, sizeof(m));
-		w.id = m.id;
-		w.flags = view_flags(&op->r);
-		w.gpa = m.gpa;
-		w.size = op->r.snap->map.npages * PAGE_SIZE;
-		memcpy(w.name, op->r.name, sizeof(w.name));
-		if (place_by_id(vm, m.id) == NULL)
-			p = place_add(b, vm, &w, op->r.snap->lineage, &e);
-		if (p == NULL)
-			rc = -EPROTO;
-	}
-	if (rc != 0) {
-		if (vm != NULL)
-			view_release(b, vm, &op->r);
-		if (rc == -EPROTO && vm != NULL)
-			vm_kill(b, vm);
-		if (e.code == 0)
-			(void)err_set(&e, -EPROTO, "the monitor misbehaved");
-		if (op->r.mode == FIRN_MAP_OWN)
-			own_refused(b, vm, &op->a, op->r.snap, &e);
-		else
-			asker_fail(b, &op->a, &e);
-	} else {
-		view_shows(b, p, &op->r,
-		    op->held != NULL ? held_place(vm, op->held)
-				     : (struct pins){0});
-		op->held = NULL;
-		if (op->a.rq == NULL) {
-			struct firn_segment s = {.id = m.id,
-			    .flags = w.flags & ~FIRN_SEG_PRIVATE,
-			    .gpa = m.gpa,
-			    .va = FIRN_WINDOW + m.gpa,
-			    .size = w.size};
-
-			asker_answer_guest(
-			    b, &op->a, 0, &s, sizeof(s), NULL, 0);
-		} else {
-			json_t *j = json_pack("{s:I,s:I,s:I,s:I,s:I}", "view",
-			    (json_int_t)m.id, "gpa", (json_int_t)m.gpa, "pages",
-			    (json_int_t)op->r.snap->map.npages, "extents",
-			    (json_int_t)op->extents, "map_ns",
-			    (json_int_t)(now_ns() - op->begin_ns));
-
-			if (op->r.adopt)
-				(void)json_object_set_new(j, "copied_on_write",
-				    json_boolean(op->r.mode == FIRN_MAP_COW));
-			ctl_reply(op->a.rq, j, NULL, 0);
-		}
-		notify(b, vm->home, "view.mapped",
-		    json_pack("{s:I,s:I,s:I}", "vm", (json_int_t)vm->id, "view",
-			(json_int_t)m.id, "snapshot",
-			(json_int_t)op->r.snap->id));
-	}
-	held_drop(b, vm, op->held);
-	snap_put(b, op->r.snap);
-	free(op);
-}
-
-/* The layers that do not fit the last message, in messages of their own. */
-static int send_layers(struct bvm *vm, const struct numbered *x, uint32_t *sent)
-{
-	const uint32_t room = WIRE_FDS_MAX - 1;
-
-	for (*sent = 0; x->tab.nfiles - *sent > room; *sent += WIRE_FDS_MAX) {
-		int rc = vm_send(vm, WIRE_LAYERS, ++vm->seq, 0, NULL, 0,
-		    x->tab.fd + *sent, WIRE_FDS_MAX);
-
-		if (rc != 0)
-			return rc;
-	}
-	return 0;
-}
-
-/* The monitor was not asked after all. (mo) may be NULL. */
-static void map_unprepare(struct lay_op *op, struct bvm *vm, struct map_op *mo)
-{
-	if (mo == NULL)
-		return;
-	view_release(op->b, vm, &op->r);
-	held_drop(op->b, vm, mo->held);
-	free(mo);
-}
-
-/* All of a mapping that can fail before the monitor is told of it; *out is for
- * map_unprepare() if it is not asked. */
-static int map_prepare(struct lay_op *op, struct bvm *vm,
-    const struct numbered *x, struct map_op **out, struct err *e)
-{
-	struct map_op *mo;
-
-	if (vm->ncalls >= CALLS_MAX)
-		return err_set(e, -EBUSY,
-		    "%u requests wait for this VM's monitor; try again",
-		    CALLS_MAX);
-	mo = calloc(1, sizeof(*mo));
-	if (mo == NULL)
-		return err_set(e, -ENOMEM, "no memory for a view");
-	mo->a = op->a;
-	mo->r = op->r;
-	mo->extents = x->runs.n;
-	mo->begin_ns = op->begin_ns;
-	if (view_reserve(op->b, vm, &op->r, e) != 0) {
-		free(mo);
-		return e->code;
-	}
-	/* What is adopted is the layers' no more. */
-	if (op->r.mode != FIRN_MAP_OWN) {
-		mo->held = held_new(op->b, vm, x->tab.file, x->tab.nfiles, e);
-		if (mo->held == NULL) {
-			map_unprepare(op, vm, mo);
-			return e->code;
-		}
-	}
-	*out = mo;
-	return 0;
-}
-
-static int send_map(struct lay_op *op, struct bvm *vm, const struct numbered *x,
-    struct map_op *mo, const int *fds, uint32_t nfds, struct err *e)
-{
-	struct wire_map m = {
-	    .npages = op->base.npages,
-	    .gpa = op->r.gpa,
-	    .nruns = x->runs.n,
-	    .snapshot = op->r.snap->id,
-	    .nlayers = x->tab.nfiles,
-	    .mode = op->r.mode,
-	};
-	int rc;
-
-	memcpy(m.name, op->r.name, sizeof(m.name));
-	rc = vm_ask(vm, WIRE_MAP, &m, sizeof(m), fds, nfds, map_answer, mo, e);
-	if (rc == 0)
-		(void)snap_hold(op->r.snap);
-	return rc;
-}
-
-static void send_opened(struct lay_op *op, const struct numbered *x,
-    uint32_t id, const int *fds, uint32_t nfds)
-{
-	struct wire_opened o = {
-	    .npages = op->base.npages,
-	    .nruns = x->runs.n,
-	    .nlayers = x->tab.nfiles,
-	    .id = id,
-	};
-
-	asker_answer_guest(op->b, &op->a, 0, &o, sizeof(o), fds, nfds);
-}
-
-/* The layers, then what they are for. Half of it cannot be unsaid, so then the
- * VM has to end. */
-static int lay_tell(struct lay_op *op, struct bvm *vm, const struct numbered *x,
-    int runs_fd, struct err *e)
-{
-	struct map_op *mo = NULL;
-	struct held *opened = NULL;
-	int fds[WIRE_FDS_MAX] = {runs_fd};
-	uint32_t nfds = 1;
-	uint32_t sent = 0;
+	struct lay_op *op = (struct lay_op *)w;
 	int rc = 0;
 
-	if (!link_takes(&vm->link, x->tab.nfiles + 1))
-		return err_set(e, -EBUSY,
-		    "the VM's monitor has not read what it was told; try "
-		    "again");
-	if (!op->r.open) {
-		rc = map_prepare(op, vm, x, &mo, e);
-	} else {
-		opened = held_open(op->b, vm, x->tab.file, x->tab.nfiles, e);
-		rc = opened == NULL ? e->code : 0;
-	}
+	if (w->here && op->runs.n > HERE_RUNS)
+		return -EAGAIN;
+	if (op->tab.nfiles > VIEW_FILES_MAX)
+		return err_set(&w->e, -E2BIG,
+		    "the snapshot is in more than %u files", VIEW_FILES_MAX);
+	if (op->r.mode != FIRN_MAP_OWN)
+		rc = number_runs(op);
 	if (rc != 0)
 		return rc;
-	rc = send_layers(vm, x, &sent);
-	if (rc != 0)
-		(void)err_set(e, rc, "the monitor does not take the layers");
-	while (rc == 0 && sent + nfds - 1 < x->tab.nfiles) {
-		fds[nfds] = x->tab.fd[sent + nfds - 1];
-		nfds++;
-	}
-	if (rc == 0 && opened != NULL)
-		send_opened(op, x, opened->id, fds, nfds);
-	else if (rc == 0)
-		rc = send_map(op, vm, x, mo, fds, nfds, e);
-	if (rc == 0)
-		return 0;
-	map_unprepare(op, vm, mo);
-	held_drop(op->b, vm, opened);
-	if (x->tab.nfiles >= WIRE_FDS_MAX)
-		vm_kill(op->b, vm);
-	return rc;
+	op->runs_fd = wire_blob(
+	    "firn-runs", op->runs.r, op->runs.n * sizeof(*op->runs.r));
+	return op->runs_fd < 0 ? op->runs_fd : 0;
 }
 
-static int lay_try(struct lay_op *op, struct numbered *x, struct err *e)
+/* What is adopted is in one file. */
+static int number_own(struct lay_op *op)
 {
+	op->tab.fd = calloc(1, sizeof(*op->tab.fd));
+	if (op->tab.fd == NULL)
+		return -ENOMEM;
+	op->tab.fd[0] = layer_fd(op->b->layers, op->r.snap->owned);
+	op->tab.nfiles = 1;
+	for (size_t i = 0; i < op->runs.n; i++)
+		if (op->runs.r[i].layer != RUN_ZERO)
+			op->runs.r[i].layer = 0;
+	return 0;
+}
+
+static void numbered(struct errand *w)
+{
+	struct lay_op *op = (struct lay_op *)w;
 	struct bvm *vm = vm_by_id(op->b, op->r.vm);
-	int fd;
-	int rc;
 
-	if (vm == NULL || vm->state == VM_EXITED)
-		return err_set(e, -ESRCH, "the VM ended meanwhile");
-	rc = runs_of(&op->base, 0, op->base.npages, &x->runs);
-	if (rc != 0)
-		return err_set(e, rc, "no memory for a view");
-	rc = op->r.mode == FIRN_MAP_OWN ? number_own(op->b, op->r.snap, x, e)
-					: number_files(op->b, x, e);
-	if (rc != 0)
-		return rc;
-	fd = wire_blob("firn-runs", x->runs.r, x->runs.n * sizeof(*x->runs.r));
-	if (fd < 0)
-		return err_set(e, fd, "no memory for a view");
-	rc = lay_tell(op, vm, x, fd, e);
-	(void)close(fd);
-	return rc;
-}
-
-static void lay_send(struct lay_op *op)
-{
-	struct numbered x = {.runs = {0}};
-	struct err e = {0};
-	int rc = lay_try(op, &x, &e);
-
-	free(x.runs.r);
-	filetab_free(&x.tab);
-	if (rc != 0)
-		lay_fail(op, &e);
+	if (w->rc == 0 && (vm == NULL || vm->state == VM_EXITED))
+		w->rc = err_set(&w->e, -ESRCH, "the VM ended meanwhile");
+	if (w->rc == 0)
+		w->rc = view_tell(op->b, vm,
+		    &(struct view){.a = op->a,
+			.r = &op->r,
+			.begin_ns = op->begin_ns,
+			.nruns = op->runs.n,
+			.runs_fd = op->runs_fd,
+			.tab = &op->tab},
+		    &w->e);
+	if (w->rc != 0)
+		lay_failed(op, "no memory for a view");
 	else
 		lay_free(op);
+}
+
+static void number_start(struct lay_op *op)
+{
+	if (op->r.mode == FIRN_MAP_OWN)
+		op->w.rc = number_own(op);
+	if (op->w.rc != 0)
+		lay_failed(op, "no memory for a view");
+	else
+		errand(op->b, &op->w, number, numbered);
 }
 
 /* A view that nobody named is called after its snapshot. */
@@ -628,34 +554,6 @@ static void name_view(struct broker *b, struct lay_req *r)
 	}
 }
 
-/* Have leaves with too many extents copied, then send it. */
-static void lay_begin(struct lay_op *op)
-{
-	struct census c = {0};
-	struct err e = {0};
-	int rc = 0;
-
-	c.nleaves = (op->base.npages + LEAF_NPAGES - 1) / LEAF_NPAGES;
-	c.extents = calloc(c.nleaves, sizeof(*c.extents));
-	if (c.extents == NULL)
-		rc = -ENOMEM;
-	if (rc == 0)
-		rc = map_walk(&op->base, 0, op->base.npages, count_run, &c);
-	if (rc == 0)
-		rc = collect_leaves(op, &c, choose_limit(&c));
-	free(c.extents);
-	if (rc != 0) {
-		(void)err_set(&e, rc, "no memory for a view");
-		lay_fail(op, &e);
-	} else if (op->from.n == 0) {
-		lay_send(op);
-	} else {
-		rc = copy_start(op, &e);
-		if (rc != 0)
-			lay_fail(op, &e);
-	}
-}
-
 static void lay_is_exact(
     struct broker *b, struct exact *x, const struct err *why, void *ctx)
 {
@@ -665,14 +563,13 @@ static void lay_is_exact(
 		lay_fail(op, why);
 		return;
 	}
-	op->base = map_get(&b->store, &x->map);
-	lay_begin(op);
+	lay_base(op, map_get(&b->store, &x->map));
+	lay_look(op);
 }
 
 /* Begin, perhaps again, with files that tell nothing else. */
 static void lay_exact(struct lay_op *op)
 {
-	lay_forget(op);
 	exact(op->b, op->r.snap, lay_is_exact, op);
 }
 
@@ -681,14 +578,12 @@ static void lay_sealed(struct broker *b, const struct err *e, void *ctx)
 	struct lay_op *op = ctx;
 
 	(void)b;
-	if (e != NULL) {
+	if (e != NULL)
 		lay_fail(op, e);
-	} else if (op->r.snap->private_history) {
+	else if (op->r.snap->private_history)
 		lay_exact(op);
-	} else {
-		lay_base(op->b, op->r.snap, &op->base);
+	else
 		lay_begin(op);
-	}
 }
 
 void lay(struct broker *b, struct asker a, const struct lay_req *r)
@@ -706,14 +601,13 @@ void lay(struct broker *b, struct asker a, const struct lay_req *r)
 	op->b = b;
 	op->a = a;
 	op->r = *r;
-	op->zero_fd = -1;
-	op->copied.fd = -1;
+	op->zero_fd = op->runs_fd = op->copied.fd = -1;
 	op->begin_ns = now_ns();
 	(void)snap_hold(r->snap);
 	name_view(b, &op->r);
 	if (r->mode == FIRN_MAP_OWN) {
-		op->base = map_get(&b->store, &r->snap->map);
-		lay_send(op);
+		lay_base(op, map_get(&b->store, &r->snap->map));
+		lay_look(op);
 	} else if (own_seal(b, r->snap, lay_sealed, op, &e) != 0) {
 		lay_fail(op, &e);
 	}

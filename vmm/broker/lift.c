@@ -31,12 +31,14 @@ struct lift_op {
 	void *ctx;
 	struct step *spare; /* made before it is asked: for the answer */
 	struct wire_frozen f;
-	int sets_fd; /* or -1 */
-	/* Once it was answered: */
+	struct sets_in in; /* what was touched; its descriptor is the op's */
+	bool tracked;      /* it is known */
+	/* Once it was answered, or is to be asked for after what was left: */
 	struct lift_op *next; /* of the place */
 	struct bvm *vm;
 	struct bplace *p;
 	uint64_t steps; /* its and earlier ones: so many have to be gone */
+	bool left;      /* it is to be asked for then */
 	struct loop_timer turn;
 };
 
@@ -56,19 +58,22 @@ static struct step *sever_later(struct bplace *p, const struct wire_frozen *f)
 	return s;
 }
 
-/* What a tracked place touched. Where that cannot be kept the step counts as
- * one that was not tracked; where there is no memory the lift fails, and the
- * next one is told of it all again. */
-static int lift_sets(struct broker *b, struct bvm *vm, struct bplace *p, int fd,
-    struct lifted *l, struct err *e)
+/* Read on what a tracked place touched: 1 when there is more. Where it cannot
+ * be kept the step counts as one that was not tracked; where there is no memory
+ * the lift fails, and the next one is told of it all again. */
+static int lift_sets(struct lift_op *op, struct err *e)
 {
-	int rc = sets_take(fd, p->npages, &l->sets);
+	int rc = sets_turn(&op->in);
 
-	l->tracked = rc == 0;
+	if (rc == 1)
+		return 1;
+	(void)close(op->in.fd);
+	op->in.fd = -1;
+	op->tracked = rc == 0;
 	if (rc == 0 || rc == -E2BIG)
 		return 0;
 	if (rc == -EPROTO)
-		vm_kill(b, vm);
+		vm_kill(op->b, op->vm);
 	return err_set(e, rc,
 	    "the bitmaps of what was touched cannot be used: "
 	    "%s",
@@ -77,8 +82,9 @@ static int lift_sets(struct broker *b, struct bvm *vm, struct bplace *p, int fd,
 
 static void lift_end(struct broker *b, struct lift_op *op)
 {
-	if (op->sets_fd >= 0)
-		(void)close(op->sets_fd);
+	if (op->in.fd >= 0)
+		(void)close(op->in.fd);
+	sets_end(&op->in);
 	steps_free(b, &op->spare);
 	free(op);
 	layers_reap(b);
@@ -103,14 +109,12 @@ static void lift_done(struct lift_op *op)
 {
 	struct broker *b = op->b;
 	struct bplace *p = op->p;
-	struct lifted l = {.f = op->f};
-	struct err e = {0};
+	struct lifted l = {.f = op->f,
+	    .tracked = op->tracked,
+	    .sets = op->in.all,
+	    .fresh = op->in.fresh};
 
-	if (op->sets_fd >= 0 && !op->sever &&
-	    lift_sets(b, op->vm, p, op->sets_fd, &l, &e) != 0) {
-		lift_fail(b, op, &e);
-		return;
-	}
+	op->in.all = op->in.fresh = (struct kin_sets){0};
 	if (op->sever && !p->has_severed)
 		keep_severed(b, p, 0); /* nothing was written: no step */
 	if (op->sever)
@@ -119,13 +123,26 @@ static void lift_done(struct lift_op *op)
 		l.map = map_get(&b->store, &p->cur);
 	op->fn(b, op->vm, p, &l, NULL, op->ctx);
 	kin_sets_free(&l.sets);
+	kin_sets_free(&l.fresh);
 	if (!op->sever)
 		relay_copies(b, op->vm, p, &op->f);
 	lift_end(b, op);
 }
 
-/* Go on with the oldest that was answered of (p): 1: its steps want another
- * turn, 0: it is over. */
+static int lift_begin(
+    struct lift_op *op, struct bvm *vm, struct bplace *p, struct err *e);
+
+/* Its steps are gone, and its sets are read. */
+static int lift_over(struct lift_op *op, struct err *e)
+{
+	if (op->left)
+		return lift_begin(op, op->vm, op->p, e);
+	lift_done(op);
+	return 0;
+}
+
+/* Go on with the oldest that was answered of (p): 1: it wants another turn, 0:
+ * it is over. */
 static int lifts_turn(struct bplace *p)
 {
 	struct lift_op *op = p->lifts;
@@ -137,6 +154,8 @@ static int lifts_turn(struct bplace *p)
 		if (rc == 0 && p->steps_gone < op->steps)
 			rc = 1;
 	}
+	if (rc == 0 && op->in.fd >= 0)
+		rc = lift_sets(op, &e);
 	if (rc > 0)
 		return 1;
 	p->lifts = op->next;
@@ -144,8 +163,8 @@ static int lifts_turn(struct bplace *p)
 	if (op->sever)
 		p->severing = false;
 	if (rc == 0)
-		lift_done(op);
-	else
+		rc = lift_over(op, &e);
+	if (rc != 0)
 		lift_fail(op->b, op, &e);
 	return 0;
 }
@@ -154,10 +173,22 @@ static int lifts_turn(struct bplace *p)
 static void lifts_go_on(void *arg)
 {
 	struct bplace *p = arg;
+	struct broker *b = p->lifts->b;
+	struct bvm *vm = p->lifts->vm;
 
 	(void)lifts_turn(p);
 	if (p->lifts != NULL)
 		loop_timer_start(&p->lifts->turn, 0);
+	else if (p->gone)
+		place_end(b, vm, p);
+}
+
+bool lifts_wait(const struct bvm *vm)
+{
+	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+		if (vm->place[i].lifts != NULL)
+			return true;
+	return false;
 }
 
 void lifts_end(struct bplace *p)
@@ -169,14 +200,17 @@ void lifts_end(struct bplace *p)
 	}
 }
 
-/* It was answered, and its steps are queued. */
+/* Its steps are queued, or what it waits for is. */
 static void lift_apply(struct bvm *vm, struct bplace *p, struct lift_op *op)
 {
 	struct lift_op **tail = &p->lifts;
 
+	op->next = NULL;
 	op->vm = vm;
 	op->p = p;
 	op->steps = p->steps_taken;
+	op->in.npages = p->npages;
+	op->in.told = &p->told;
 	loop_timer_init(&op->turn, op->b->loop, lifts_go_on, p);
 	while (*tail != NULL)
 		tail = &(*tail)->next;
@@ -216,7 +250,7 @@ static void lift_answer(
 	else
 		rc = packet_err(pk, &e);
 	if (rc == 0) {
-		rc = steps_take(p, pk, &op->spare, &op->f, &op->sets_fd, &e);
+		rc = steps_take(p, pk, &op->spare, &op->f, &op->in.fd, &e);
 		if (rc != 0)
 			vm_kill(b, vm); /* no monitor of ours answers so */
 	}
@@ -238,16 +272,14 @@ static void lift_answer(
 }
 
 /* A place that is severed goes on with other memory. */
-static int lift_ask(struct bvm *vm, struct bplace *p, struct lift_op *op,
-    lift_fn *fn, void *ctx, struct err *e)
+static int lift_ask(
+    struct bvm *vm, struct bplace *p, struct lift_op *op, struct err *e)
 {
 	struct wire_place wp = {.id = p->id};
 	int fresh = -1;
 	int rc;
 
 	op->place = p->id;
-	op->fn = fn;
-	op->ctx = ctx;
 	if (!op->sever)
 		return vm_ask(vm, WIRE_FREEZE, &wp, sizeof(wp), NULL, 0,
 		    lift_answer, op, e);
@@ -269,17 +301,6 @@ static void lift_severed(
 	fn(b, vm, p, &l, NULL, ctx);
 }
 
-/* Steps that a failed lift left: nothing new is asked for while they wait. */
-static int lift_left(
-    struct broker *b, struct bvm *vm, struct bplace *p, struct err *e)
-{
-	int rc = 0;
-
-	while (rc >= 0 && p->lifts == NULL && p->pending != NULL)
-		rc = steps_turn(b, vm, p, e);
-	return rc < 0 ? rc : 0;
-}
-
 /* Those that are not over have descriptors. */
 static unsigned lifts_of(const struct bvm *vm)
 {
@@ -288,6 +309,49 @@ static unsigned lifts_of(const struct bvm *vm)
 	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
 		n += vm->place[i].lifting;
 	return n;
+}
+
+/* Ask for it. On failure it is the caller's still. */
+static int lift_begin(
+    struct lift_op *op, struct bvm *vm, struct bplace *p, struct err *e)
+{
+	int rc;
+
+	op->left = false;
+	if (p->gone)
+		return err_set(e, -ENOENT, "it was unmapped meanwhile");
+	if (op->sever && p->has_severed) {
+		lift_severed(op->b, vm, p, op->fn, op->ctx);
+		lift_end(op->b, op);
+		return 0;
+	}
+	rc = op->sever ? sever_check(op->b, vm, p, e) : 0;
+	if (rc != 0)
+		return rc;
+	if (lifts_of(vm) >= CALLS_MAX)
+		return err_set(e, -EBUSY,
+		    "%u freezes of this VM are under way; try again",
+		    CALLS_MAX);
+	if (!fds_reserved(op->b))
+		return err_set(e, -EMFILE,
+		    "firnd has too few descriptors left; drop snapshots");
+	if (steps_make(op->b, &op->spare) != 0)
+		return err_set(e, -ENOMEM, "no memory for a freeze");
+	rc = lift_ask(vm, p, op, e);
+	if (rc != 0)
+		return rc;
+	p->severing |= op->sever;
+	p->lifting++;
+	return 0;
+}
+
+/* While steps wait that a failed lift left, nothing new is asked for. */
+static void lift_after(struct lift_op *op, struct bvm *vm, struct bplace *p)
+{
+	op->left = true;
+	p->severing |= op->sever;
+	p->lifting++;
+	lift_apply(vm, p, op);
 }
 
 int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
@@ -301,39 +365,22 @@ int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
 		    "a read-only view shows a snapshot already; use that");
 	if (sever && p->severing)
 		return err_set(e, -EBUSY, "it is being severed already");
-	rc = lift_left(b, vm, p, e);
-	if (rc != 0)
-		return rc;
-	if (sever && p->has_severed) {
-		lift_severed(b, vm, p, fn, ctx);
-		return 0;
-	}
-	if (sever && sever_check(b, vm, p, e) != 0)
-		return e->code;
-	if (lifts_of(vm) >= CALLS_MAX)
-		return err_set(e, -EBUSY,
-		    "%u freezes of this VM are under way; try again",
-		    CALLS_MAX);
-	if (!fds_reserved(b))
-		return err_set(e, -EMFILE,
-		    "firnd has too few descriptors left; drop snapshots");
 	op = calloc(1, sizeof(*op));
-	if (op == NULL || steps_make(b, &op->spare) != 0) {
-		free(op);
+	if (op == NULL)
 		return err_set(e, -ENOMEM, "no memory for a freeze");
-	}
 	op->b = b;
 	op->sever = sever;
-	op->sets_fd = -1;
-	rc = lift_ask(vm, p, op, fn, ctx, e);
-	if (rc != 0) {
-		steps_free(b, &op->spare);
-		free(op);
-		return rc;
+	op->fn = fn;
+	op->ctx = ctx;
+	op->in.fd = -1;
+	if (p->lifts == NULL && p->pending != NULL) {
+		lift_after(op, vm, p);
+		return 0;
 	}
-	p->severing |= sever;
-	p->lifting++;
-	return 0;
+	rc = lift_begin(op, vm, p, e);
+	if (rc != 0)
+		lift_end(b, op);
+	return rc;
 }
 
 /* --- freeze and sever ----------------------------------------------------- */
@@ -394,26 +441,14 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
     struct err *e)
 {
 	struct cap_table *t = asker_caps(b, &op->a);
-	struct kin_sets fresh = {0};
-	struct snap *s;
-	int rc = 0;
+	struct snap *s = snap_new(b, l->map, p->lineage, e);
 
-	if (l->tracked)
-		rc = kin_new_since(&l->sets, &p->told, &fresh);
-	if (rc != 0) {
-		map_put(&b->store, &l->map);
-		return err_set(e, rc, "no memory for what was touched"), NULL;
-	}
-	s = snap_new(b, l->map, p->lineage, e);
-	if (s == NULL) {
-		kin_sets_free(&fresh);
+	if (s == NULL)
 		return NULL;
-	}
 	s->origin_vm = vm->id;
 	s->origin_segment = p->id;
 	kin_descend(s->kin, p->kin, p->lay_id);
-	if (l->tracked && kin_track(s->kin, &fresh) != 0) {
-		kin_sets_free(&fresh);
+	if (l->tracked && kin_track(s->kin, &l->fresh) != 0) {
 		snap_put(b, s);
 		return err_set(e, -ENOMEM, "no memory for what was touched"),
 		       NULL;

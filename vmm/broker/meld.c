@@ -28,6 +28,8 @@ struct meld_op {
 	struct meld_conflicts conflicts;
 	struct page_run *runs;
 	size_t nruns;
+	struct apply apply;
+	uint64_t begin_ns; /* of that */
 	uint64_t meld_ns;
 	int rc;
 	struct err e; /* where that says more */
@@ -212,19 +214,13 @@ static void meld_refuse(struct meld_op *op)
 
 /* --- the result ----------------------------------------------------------- */
 
-static struct snap *meld_snap(struct meld_op *op, struct err *e)
+/* Takes (m) over. */
+static struct snap *meld_snap(struct meld_op *op, struct map m, struct err *e)
 {
 	struct broker *b = op->b;
 	struct home *h = asker_home(b, &op->a);
-	uint64_t begin = now_ns();
-	struct snap *s;
-	struct map m;
-	int rc = map_apply(&b->store, &op->map[BASE], op->runs, op->nruns, &m);
+	struct snap *s = snap_new(b, m, op->r.snap[BASE]->lineage, e);
 
-	op->meld_ns += now_ns() - begin;
-	if (rc != 0)
-		return err_set(e, rc, "no memory for a page map"), NULL;
-	s = snap_new(b, m, op->r.snap[BASE]->lineage, e);
 	if (s == NULL)
 		return NULL;
 	kin_descend(s->kin, op->r.snap[BASE]->kin, 0);
@@ -262,13 +258,13 @@ static void meld_answer(
 	    NULL, 0);
 }
 
-static void meld_finish(struct meld_op *op)
+static void meld_finish(struct meld_op *op, struct map m)
 {
 	struct broker *b = op->b;
 	struct cap_table *t = asker_caps(b, &op->a);
 	uint64_t pages = op->sets[A].writes.pages + op->sets[B].writes.pages;
 	struct err e = {0};
-	struct snap *s = meld_snap(op, &e);
+	struct snap *s = meld_snap(op, m, &e);
 	int32_t cap = -1;
 
 	if (s != NULL && t == NULL)
@@ -290,6 +286,21 @@ static void meld_finish(struct meld_op *op)
 	meld_free(op);
 }
 
+static void meld_applied(struct broker *b, int rc, struct map m, void *ctx)
+{
+	struct meld_op *op = ctx;
+	struct err e;
+
+	(void)b;
+	op->meld_ns += now_ns() - op->begin_ns;
+	if (rc == 0) {
+		meld_finish(op, m);
+		return;
+	}
+	(void)err_set(&e, rc, "no memory for a page map");
+	meld_fail(op, &e);
+}
+
 static void meld_done(struct work *w)
 {
 	struct meld_op *op = (struct meld_op *)w;
@@ -302,13 +313,16 @@ static void meld_done(struct work *w)
 	else if (op->rc != 0)
 		(void)err_set(
 		    &e, op->rc, "the meld failed: %s", strerror(-op->rc));
-	if (e.code != 0)
+	if (e.code != 0) {
 		meld_fail(op, &e);
-	else if (op->conflicts.write_write.n > 0 ||
-		 op->conflicts.read_write.n > 0)
+	} else if (op->conflicts.write_write.n > 0 ||
+		   op->conflicts.read_write.n > 0) {
 		meld_refuse(op);
-	else
-		meld_finish(op);
+	} else {
+		op->begin_ns = now_ns();
+		apply(op->b, &op->apply, &op->map[BASE], op->runs, op->nruns,
+		    meld_applied, op);
+	}
 }
 
 /* --- the beginning -------------------------------------------------------- */

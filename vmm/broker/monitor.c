@@ -218,14 +218,15 @@ void fds_release(struct broker *b)
 }
 
 /* At most (max) packets: a monitor that never stops talking has its turn, no
- * more. */
+ * more. None while a place is about to end: what it says next may be of another
+ * one of that id. */
 static void link_read(struct bvm *vm, uint32_t events, unsigned max)
 {
 	struct broker *b = vm->b;
 
 	if ((events & EPOLLOUT) && link_flush(&vm->link) != 0)
 		vm_kill(b, vm); /* part of what it was told is lost */
-	for (unsigned n = 0; n < max; n++) {
+	for (unsigned n = 0; n < max && vm->ngone == 0; n++) {
 		int rc;
 
 		fds_release(b);
@@ -285,12 +286,19 @@ static void pidfd_ready(void *arg, int fd, uint32_t events)
 	siginfo_t si = {0};
 
 	(void)events;
-	vm->cpu_ns = vm_cpu_ns(vm);
-	if (waitid(P_PIDFD, (id_t)fd, &si, WEXITED | WNOHANG) != 0 ||
+	if (waitid(P_PIDFD, (id_t)fd, &si, WEXITED | WNOHANG | WNOWAIT) != 0 ||
 	    si.si_pid == 0)
 		return;
 	if (vm->link.fd >= 0)
 		link_read(vm, 0, LAST_WORDS_MAX);
+	if (vm->link.fd < 0)
+		monitor_fail_calls(vm->b, vm);
+	/* What it answered is over first: that has its turns, between which
+	 * this is called again. */
+	if (lifts_wait(vm))
+		return;
+	vm->cpu_ns = vm_cpu_ns(vm);
+	(void)waitid(P_PIDFD, (id_t)fd, &si, WEXITED | WNOHANG);
 	if (!vm->has_end)
 		monitor_unsaid(vm, &si);
 	vm_end(vm->b, vm);

@@ -7,10 +7,15 @@
 
 #include "vmm/broker/internal.h"
 
+static bool is_there(const struct bplace *p)
+{
+	return p->used && !p->gone;
+}
+
 struct bplace *place_by_id(struct bvm *vm, uint32_t id)
 {
 	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
-		if (vm->place[i].used && vm->place[i].id == id)
+		if (is_there(&vm->place[i]) && vm->place[i].id == id)
 			return &vm->place[i];
 	return NULL;
 }
@@ -24,7 +29,7 @@ struct bplace *place_find(struct bvm *vm, const char *ref, struct err *e)
 	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++) {
 		struct bplace *p = &vm->place[i];
 
-		if (!p->used)
+		if (!is_there(p))
 			continue;
 		(void)snprintf(id, sizeof(id), "%" PRIu32, p->id);
 		if (strcmp(ref, id) == 0 || strcmp(ref, p->name) == 0)
@@ -83,8 +88,19 @@ void place_end(struct broker *b, struct bvm *vm, struct bplace *p)
 	kin_put(p->kin);
 	kin_sets_free(&p->told);
 	lineage_put(p->lineage);
+	vm->ngone -= p->gone;
 	*p = (struct bplace){0};
 	layers_reap(b);
+}
+
+void place_gone(struct broker *b, struct bvm *vm, struct bplace *p)
+{
+	if (p->lifts == NULL) {
+		place_end(b, vm, p);
+		return;
+	}
+	p->gone = true;
+	vm->ngone++;
 }
 
 static bool told_already(const struct wire_segment *w, uint32_t n, uint32_t id)

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shared/bits.h"
 #include "vmm/broker/internal.h"
 
 #define SHOW_FEW 64u
@@ -81,21 +82,11 @@ struct shared {
 	uint64_t next;
 };
 
-static void clear_bits(uint64_t *w, uint64_t from, uint64_t to)
-{
-	for (; from < to && from % 64 != 0; from++)
-		w[from / 64] &= ~(1ULL << from % 64);
-	for (; from + 64 <= to; from += 64)
-		w[from / 64] = 0;
-	for (; from < to; from++)
-		w[from / 64] &= ~(1ULL << from % 64);
-}
-
 static int not_shared(void *ctx, uint64_t page, uint64_t npages)
 {
 	struct shared *x = ctx;
 
-	clear_bits(x->alone, x->next, page);
+	bits_clear(x->alone, x->next, page);
 	x->next = page + npages;
 	return 0;
 }
@@ -175,7 +166,7 @@ static int compare(struct show_op *op, const struct map *other)
 	struct shared x = {.alone = op->alone};
 	int rc = map_diff(&op->map, other, not_shared, &x, NULL);
 
-	clear_bits(op->alone, x.next, op->map.npages);
+	bits_clear(op->alone, x.next, op->map.npages);
 	if (rc == 0)
 		list_few(op);
 	return rc;

@@ -231,6 +231,16 @@ int runs_of(
 	return map_walk(m, first, npages, add_run, out);
 }
 
+int runs_of_all(const struct map *m, const struct errand *w, struct runs *out)
+{
+	int rc;
+
+	out->n = 0;
+	out->max = w->here ? HERE_RUNS : RUNS_MAX;
+	rc = runs_of(m, 0, m->npages, out);
+	return w->here && rc == -E2BIG ? -EAGAIN : rc;
+}
+
 int files_of(struct broker *b, struct runs *rs, struct filetab *t)
 {
 	struct page_run *run;

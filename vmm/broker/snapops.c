@@ -116,16 +116,8 @@ struct open_op {
 
 static void open_reply(struct broker *b, struct exact *x, struct open_op *op)
 {
-	int fds[1 + EXACT_FILES_MAX];
-	struct err e;
+	int fds[1 + EXACT_FILES_MAX] = {x->runs_fd};
 
-	fds[0] =
-	    wire_blob("firn-runs", x->runs.r, x->runs.n * sizeof(*x->runs.r));
-	if (fds[0] < 0) {
-		(void)err_set(&e, -ENOMEM, "no memory for its runs");
-		ctl_fail(op->rq, &e);
-		return;
-	}
 	for (uint32_t i = 0; i < x->tab.nfiles; i++) {
 		fds[1 + i] = x->tab.fd[i];
 		lfile_opened(b->layers, x->tab.file[i], op->home);
@@ -134,7 +126,6 @@ static void open_reply(struct broker *b, struct exact *x, struct open_op *op)
 	    json_pack("{s:I,s:i,s:I}", "pages", (json_int_t)x->map.npages,
 		"runs_fd", 0, "layers", (json_int_t)x->tab.nfiles),
 	    fds, 1 + x->tab.nfiles);
-	(void)close(fds[0]);
 }
 
 /* Descriptors cannot be taken back, so only exact files go out. */
@@ -190,6 +181,7 @@ struct import_op {
 	int fd;        /* borrowed of it */
 	uint64_t npages;
 	struct runs runs;
+	struct apply apply;
 	int rc;
 };
 
@@ -225,22 +217,26 @@ static void import_scan(struct work *w)
 	}
 }
 
-static int import_finish(struct import_op *op, struct err *e)
+static void import_free(struct import_op *op)
+{
+	struct broker *b = op->b;
+
+	lfile_put(b->layers, op->file);
+	layer_put(b->layers, op->layer);
+	free(op->runs.r);
+	free(op);
+	layers_reap(b);
+}
+
+/* Takes (m) over. */
+static int import_issue(struct import_op *op, struct map m, struct err *e)
 {
 	struct broker *b = op->b;
 	struct home *h = req_home(op->rq);
-	struct lineage *l;
-	struct map zero;
-	struct map m;
+	struct lineage *l = lineage_new();
 	struct snap *s;
 	int32_t cap;
-	int rc;
 
-	(void)map_zero(op->npages, &zero);
-	rc = map_apply(&b->store, &zero, op->runs.r, op->runs.n, &m);
-	if (rc != 0)
-		return err_set(e, rc, "no memory for a page map");
-	l = lineage_new();
 	if (l == NULL) {
 		map_put(&b->store, &m);
 		return err_set(e, -ENOMEM, "no memory for a snapshot");
@@ -265,25 +261,38 @@ static int import_finish(struct import_op *op, struct err *e)
 	return cap < 0 ? cap : 0;
 }
 
+static void import_applied(struct broker *b, int rc, struct map m, void *ctx)
+{
+	struct import_op *op = ctx;
+	struct err e = {0};
+
+	(void)b;
+	if (rc != 0)
+		(void)err_set(&e, rc, "no memory for a page map");
+	else
+		rc = import_issue(op, m, &e);
+	if (rc != 0)
+		ctl_fail(op->rq, &e);
+	import_free(op);
+}
+
 static void import_done(struct work *w)
 {
 	struct import_op *op = (struct import_op *)w;
-	struct broker *b = op->b;
-	struct err e = {0};
+	struct map zero;
+	struct err e;
 	int rc = w->ran ? op->rc : -ECANCELED;
 
-	if (rc != 0)
+	if (rc != 0) {
 		(void)err_set(
 		    &e, rc, "cannot read the memfd: %s", strerror(-rc));
-	else
-		rc = import_finish(op, &e);
-	if (rc != 0)
 		ctl_fail(op->rq, &e);
-	lfile_put(b->layers, op->file);
-	layer_put(b->layers, op->layer);
-	free(op->runs.r);
-	free(op);
-	layers_reap(b);
+		import_free(op);
+		return;
+	}
+	(void)map_zero(op->npages, &zero);
+	apply(op->b, &op->apply, &zero, op->runs.r, op->runs.n, import_applied,
+	    op);
 }
 
 void op_snapshot_import(void *ctx, struct ctl_req *rq)

@@ -20,7 +20,7 @@
 #define STORE_IDLE_NS  1000000000ULL /* the same when little was dropped */
 #define STORE_LITTLE   16u           /* one entry gone of so many nodes */
 #define STORE_FACTOR   8u
-#define STORE_NODES    8192u /* freed in one round of the loop */
+#define STORE_NODES    1024u /* freed in one round of the loop */
 
 /* --- pins ----------------------------------------------------------------- */
 

@@ -339,7 +339,7 @@ static void unmap_answer(
 	} else {
 		p = place_by_id(vm, op->id);
 		if (p != NULL)
-			place_end(b, vm, p);
+			place_gone(b, vm, p);
 		ctl_reply(op->rq, NULL, NULL, 0);
 	}
 	free(op);

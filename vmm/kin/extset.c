@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shared/bits.h"
+
 #define CAP_FIRST 16u
 
 void extset_free(struct extset *s)
@@ -89,22 +91,47 @@ static uint64_t next_bit(
 	return i < npages ? i : npages;
 }
 
-int extset_of_bits(const uint64_t *words, uint64_t npages, struct extset *out)
+int extset_add_bits(
+    struct extset *s, const uint64_t *words, uint64_t first, uint64_t npages)
 {
 	uint64_t i = next_bit(words, npages, 0, 1);
+	int rc = 0;
 
-	*out = (struct extset){0};
-	while (i < npages) {
+	while (i < npages && rc == 0) {
 		uint64_t end = next_bit(words, npages, i, 0);
-		int rc = extset_add(out, i, end - i);
 
-		if (rc != 0) {
-			extset_free(out);
-			return rc;
-		}
+		rc = extset_add(s, first + i, end - i);
 		i = next_bit(words, npages, end, 1);
 	}
-	return 0;
+	return rc;
+}
+
+void extset_clear_bits(const struct extset *s, size_t *k, uint64_t *words,
+    uint64_t first, uint64_t npages)
+{
+	uint64_t end = first + npages;
+
+	for (; *k < s->n && s->x[*k].first < end; ++*k) {
+		const struct firn_extent *x = &s->x[*k];
+		uint64_t from = x->first > first ? x->first : first;
+		uint64_t to = end_of(x) < end ? end_of(x) : end;
+
+		if (from < to)
+			bits_clear(words, from - first, to - first);
+		if (end_of(x) > end)
+			break; /* there is more of it behind */
+	}
+}
+
+int extset_of_bits(const uint64_t *words, uint64_t npages, struct extset *out)
+{
+	int rc;
+
+	*out = (struct extset){0};
+	rc = extset_add_bits(out, words, 0, npages);
+	if (rc != 0)
+		extset_free(out);
+	return rc;
 }
 
 static int by_first(const void *x, const void *y)

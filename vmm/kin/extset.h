@@ -34,11 +34,24 @@ void extset_trim(struct extset *s);
 int extset_add(struct extset *s, uint64_t first, uint64_t npages);
 
 /*
+ * The same for the pages from (first) on of which the bits are set, 64 a word,
+ * of (npages). What is beyond is not looked at. On failure some were added.
+ */
+int extset_add_bits(
+    struct extset *s, const uint64_t *words, uint64_t first, uint64_t npages);
+/*
+ * Clear the bits of those pages that (s) has. *k, 0 to begin with, is the first
+ * extent that may have any, and moves on: for parts of a bitmap, in order.
+ */
+void extset_clear_bits(const struct extset *s, size_t *k, uint64_t *words,
+    uint64_t first, uint64_t npages);
+
+/*
  * The functions below make *out, which is overwritten, of their arguments. On
  * failure (-ENOMEM, -E2BIG) it is empty.
  */
 
-/* The bits of (npages) pages, 64 a word; what is beyond is not looked at. */
+/* The bits of (npages) pages. */
 int extset_of_bits(const uint64_t *words, uint64_t npages, struct extset *out);
 /* What is in any of the (n) sets. Cost: their extents, sorted. */
 int extset_unite(const struct extset *const *set, size_t n, struct extset *out);

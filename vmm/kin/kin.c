@@ -17,7 +17,7 @@ struct part {
 	bool tracked; /* all steps were */
 	struct piece *head, *tail;
 	size_t n;      /* extents */
-	size_t united; /* when they were united last */
+	size_t united; /* when they were united last, or of the largest part */
 };
 
 /*
@@ -151,6 +151,7 @@ int kin_track(struct kin *k, struct kin_sets *s)
 	int rc = part_add(k->all, &k->own, s);
 
 	k->own.tracked = rc == 0;
+	k->own.united = k->own.n;
 	return rc;
 }
 
@@ -235,6 +236,8 @@ static void part_join(struct kins *all, struct part *p, struct part *from)
 	if (from->tail != NULL)
 		p->tail = from->tail;
 	p->n += from->n;
+	if (p->united < from->united)
+		p->united = from->united;
 	*from = (struct part){0};
 	if (p->n > 2 * p->united + UNITE_MIN)
 		part_unite(all, p);
@@ -322,20 +325,6 @@ uint64_t kin_parent(const struct kin *k)
 	while (k != NULL && !k->alive)
 		k = k->parent;
 	return k == NULL ? 0 : k->id;
-}
-
-int kin_new_since(
-    const struct kin_sets *s, const struct kin_sets *old, struct kin_sets *out)
-{
-	int rc;
-
-	*out = (struct kin_sets){0};
-	rc = extset_less(&s->reads, &old->reads, &out->reads);
-	if (rc == 0)
-		rc = extset_less(&s->writes, &old->writes, &out->writes);
-	if (rc != 0)
-		kin_sets_free(out);
-	return rc;
 }
 
 /*

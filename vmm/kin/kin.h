@@ -53,9 +53,6 @@ void kin_descend(struct kin *k, struct kin *parent, uint64_t view);
  * is of the same view (s) is what is new since. -ENOMEM: (s) is the caller's
  * still, and the step counts as not tracked. */
 int kin_track(struct kin *k, struct kin_sets *s);
-/* What of (s) is not in (old); 0 or -ENOMEM, -E2BIG, and then *out is empty. */
-int kin_new_since(
-    const struct kin_sets *s, const struct kin_sets *old, struct kin_sets *out);
 /* Its snapshot is gone; (k) may be freed by that. */
 void kin_died(struct kin *k);
 
