@@ -48,6 +48,10 @@ for g in hello args alloc clock avx enosys; do
 		works "$g$v" "$FIRN" run "$GUESTS/$g$v"
 	done
 done
+for v in "" .musl; do
+	timeout 60 "$FIRN" run "$GUESTS/polls$v" <"$0" >"$T/out" 2>&1
+	is "polls$v" "$? $(cat "$T/out")" "0 "
+done
 guests private
 start_daemon
 guests daemon

@@ -18,6 +18,7 @@
 #define TERMIOS_LEN  36u
 #define POLL_MAX     16u
 #define MS_NS        1000000ULL
+#define READY_ALWAYS (POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM)
 
 /* --- bytes ---------------------------------------------------------------- */
 
@@ -491,7 +492,7 @@ static short ready_now(struct guest *g, int64_t fd, short events)
 		return fd < 0 ? 0 : POLLNVAL;
 	p = (struct pollfd){.fd = f->host_fd, .events = events};
 	if (!f->pollable)
-		p.revents = (short)(events & (POLLIN | POLLOUT));
+		p.revents = (short)(events & READY_ALWAYS);
 	else if (poll(&p, 1, 0) < 0)
 		p.revents = 0;
 	file_put(g, f);
