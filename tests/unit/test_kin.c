@@ -77,25 +77,31 @@ static void check_set(const struct extset *s, const uint64_t *w)
 	assert_int_equal(s->pages, pages);
 }
 
+#define NSETS 5
+
 static void sets_are_bitmaps(void **state)
 {
-	uint64_t w[3][NWORDS];
+	uint64_t w[NSETS][NWORDS];
 	uint64_t want[NWORDS];
-	struct extset s[3];
+	struct extset s[NSETS];
 	struct extset out;
-	const struct extset *const all[] = {&s[0], &s[1], &s[2]};
+	uint64_t n;
+	const struct extset *const all[NSETS] = {
+	    &s[0], &s[1], &s[2], &s[3], &s[4]};
 
 	(void)state;
 	seed();
 	for (int round = 0; round < 3000; round++) {
-		for (int k = 0; k < 3; k++) {
+		for (int k = 0; k < NSETS; k++) {
 			random_bits(w[k]);
 			assert_int_equal(extset_of_bits(w[k], NBITS, &s[k]), 0);
 			check_set(&s[k], w[k]);
 		}
-		for (int i = 0; i < NWORDS; i++)
-			want[i] = w[0][i] | w[1][i] | w[2][i];
-		assert_int_equal(extset_unite(all, 3, &out), 0);
+		memset(want, 0, sizeof(want));
+		n = 1 + rnd(NSETS);
+		for (uint64_t i = 0; i < n * NWORDS; i++)
+			want[i % NWORDS] |= w[i / NWORDS][i % NWORDS];
+		assert_int_equal(extset_unite(all, n, &out), 0);
 		check_set(&out, want);
 		extset_free(&out);
 		for (int i = 0; i < NWORDS; i++)
@@ -108,7 +114,7 @@ static void sets_are_bitmaps(void **state)
 		assert_int_equal(extset_less(&s[0], &s[1], &out), 0);
 		check_set(&out, want);
 		extset_free(&out);
-		for (int k = 0; k < 3; k++)
+		for (int k = 0; k < NSETS; k++)
 			extset_free(&s[k]);
 	}
 }
@@ -193,8 +199,12 @@ static void sets_without_memory(void **state)
 	}
 	fail_at = -1;
 	assert_int_equal(extset_of_bits(w, NBITS, &s), 0);
+	for (long n = 0; n < 3; n++) {
+		fail_at = n;
+		assert_int_equal(extset_unite(both, 2, &out), -ENOMEM);
+		assert_int_equal(out.n, 0);
+	}
 	fail_at = 0;
-	assert_int_equal(extset_unite(both, 2, &out), -ENOMEM);
 	assert_int_equal(extset_cut(&s, &s, &out), -ENOMEM);
 	assert_int_equal(extset_less(&s, &none, &out), -ENOMEM);
 	assert_int_equal(out.n, 0);

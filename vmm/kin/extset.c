@@ -134,12 +134,41 @@ int extset_of_bits(const uint64_t *words, uint64_t npages, struct extset *out)
 	return rc;
 }
 
-static int by_first(const void *x, const void *y)
+/* The extents [at, mid) and [mid, end) of (from), both in order, as one list.
+ */
+static void merge(const struct firn_extent *from, size_t at, size_t mid,
+    size_t end, struct firn_extent *to)
 {
-	const struct firn_extent *a = x;
-	const struct firn_extent *b = y;
+	size_t i = at;
+	size_t k = mid;
 
-	return a->first < b->first ? -1 : a->first > b->first;
+	for (size_t n = at; n < end; n++)
+		to[n] = k == end || (i < mid && from[i].first <= from[k].first)
+			    ? from[i++]
+			    : from[k++];
+}
+
+/* The same of (n) lists, which end where the next begins: from at[0] to at[n].
+ * They are in *x, where their list is then; *spare has room for as many. */
+static void merge_all(
+    struct firn_extent **x, struct firn_extent **spare, size_t *at, size_t n)
+{
+	const size_t end = at[n];
+
+	while (n > 1) {
+		struct firn_extent *from = *x;
+		size_t k = 0;
+
+		for (size_t i = 0; i < n; i += 2) {
+			merge(from, at[i], at[i + 1],
+			    i + 2 <= n ? at[i + 2] : end, *spare);
+			at[k++] = at[i];
+		}
+		at[k] = end;
+		n = k;
+		*x = *spare;
+		*spare = from;
+	}
 }
 
 /* Join what overlaps or touches; (x) is sorted. */
@@ -161,8 +190,23 @@ static void coalesce(struct extset *s)
 		s->pages += s->x[i].npages;
 }
 
+/* Put the sets into (x), one behind the other: from at[i] to at[i + 1]. */
+static void gather(const struct extset *const *set, size_t n,
+    struct firn_extent *x, size_t *at)
+{
+	at[0] = 0;
+	for (size_t i = 0; i < n; i++) {
+		if (set[i]->n > 0)
+			memcpy(x + at[i], set[i]->x, set[i]->n * sizeof(*x));
+		at[i + 1] = at[i] + set[i]->n;
+	}
+}
+
 int extset_unite(const struct extset *const *set, size_t n, struct extset *out)
 {
+	struct firn_extent *x;
+	struct firn_extent *spare;
+	size_t *at;
 	size_t all = 0;
 
 	*out = (struct extset){0};
@@ -172,17 +216,20 @@ int extset_unite(const struct extset *const *set, size_t n, struct extset *out)
 		return 0;
 	if (all > EXTSET_MAX)
 		return -E2BIG;
-	out->x = malloc(all * sizeof(*out->x));
-	if (out->x == NULL)
+	at = malloc((n + 1) * sizeof(*at));
+	x = malloc(all * sizeof(*x));
+	spare = malloc(all * sizeof(*spare));
+	if (at == NULL || x == NULL || spare == NULL) {
+		free(at);
+		free(x);
+		free(spare);
 		return -ENOMEM;
-	out->cap = all;
-	for (size_t i = 0; i < n; i++) {
-		if (set[i]->n == 0)
-			continue;
-		memcpy(out->x + out->n, set[i]->x, set[i]->n * sizeof(*out->x));
-		out->n += set[i]->n;
 	}
-	qsort(out->x, out->n, sizeof(*out->x), by_first);
+	gather(set, n, x, at);
+	merge_all(&x, &spare, at, n);
+	free(spare);
+	free(at);
+	*out = (struct extset){.x = x, .n = all, .cap = all};
 	coalesce(out);
 	return 0;
 }

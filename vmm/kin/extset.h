@@ -53,7 +53,7 @@ void extset_clear_bits(const struct extset *s, size_t *k, uint64_t *words,
 
 /* The bits of (npages) pages. */
 int extset_of_bits(const uint64_t *words, uint64_t npages, struct extset *out);
-/* What is in any of the (n) sets. Cost: their extents, sorted. */
+/* What is in any of the (n) sets. Cost: their extents, times log2(n). */
 int extset_unite(const struct extset *const *set, size_t n, struct extset *out);
 /* What is in both. Cost: their extents. */
 int extset_cut(
