@@ -287,6 +287,9 @@ struct store {
 	struct stats_op *waiting;  /* for a mark */
 	uint64_t marks, moved_files, moved_bytes, moved_places; /* ever */
 	uint64_t given_bytes, relay_ns; /* ever, as monitors say */
+	struct loop_timer relays;
+	uint64_t relay_vm; /* that is looked at; and its next place */
+	uint32_t relay_place;
 };
 
 struct broker {
@@ -434,8 +437,10 @@ uint32_t *relay_pins(struct broker *b);
  */
 void relay_copies(struct broker *b, struct bvm *vm, struct bplace *p,
     const struct wire_frozen *f);
-/* Move places over from files that nothing is in any more. */
+/* Move places over from files that nothing is in any more, one in a turn of the
+ * loop. */
 void relay_places(struct broker *b);
+void relay_turn(void *b);
 
 /* --- link.c -----------------------------------------------------------------
  */

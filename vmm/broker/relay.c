@@ -218,14 +218,41 @@ void relay_copies(struct broker *b, struct bvm *vm, struct bplace *p,
 	(void)relay(b, vm, p, max);
 }
 
+/* Ask the next place of (vm) that is to be moved; false: there is none. */
+static bool relay_one(struct broker *b, struct bvm *vm, uint32_t *next)
+{
+	while (*next < WIRE_SEGMENTS_MAX) {
+		struct bplace *p = &vm->place[(*next)++];
+
+		if (!can_relay(vm, p) || !shows_left_over(b, p))
+			continue;
+		p->unmovable = relay(b, vm, p, RELAY_RUNS_MAX) == -E2BIG;
+		return true;
+	}
+	return false;
+}
+
+void relay_turn(void *arg)
+{
+	struct broker *b = arg;
+	struct store *s = &b->tidying;
+
+	/* The newest VM comes first. */
+	for (struct bvm *vm = b->vms; vm != NULL; vm = vm->next) {
+		if (vm->id > s->relay_vm)
+			continue;
+		if (vm->id < s->relay_vm)
+			s->relay_place = 0;
+		s->relay_vm = vm->id;
+		if (relay_one(b, vm, &s->relay_place)) {
+			loop_timer_start(&s->relays, 0);
+			return;
+		}
+	}
+}
+
 void relay_places(struct broker *b)
 {
-	for (struct bvm *vm = b->vms; vm != NULL; vm = vm->next)
-		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++) {
-			struct bplace *p = &vm->place[i];
-
-			if (can_relay(vm, p) && shows_left_over(b, p))
-				p->unmovable =
-				    relay(b, vm, p, RELAY_RUNS_MAX) == -E2BIG;
-		}
+	b->tidying.relay_vm = UINT64_MAX;
+	relay_turn(b);
 }

@@ -252,12 +252,14 @@ void store_init(struct broker *b)
 {
 	b->tidying.b = b;
 	loop_timer_init(&b->tidying.timer, b->loop, timer_fired, b);
+	loop_timer_init(&b->tidying.relays, b->loop, relay_turn, b);
 }
 
 void store_end(struct broker *b)
 {
 	stats_marked(b, UINT64_MAX);
 	loop_timer_stop(&b->tidying.timer);
+	loop_timer_stop(&b->tidying.relays);
 	while (map_reap(&b->store, STORE_NODES))
 		;
 }

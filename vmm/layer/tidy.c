@@ -48,7 +48,7 @@ struct tidy {
 	struct map_mark maps;
 	struct tfile *file; /* sorted by number */
 	uint32_t nfiles;
-	struct tlayer *layer; /* sorted by id */
+	struct tlayer *layer; /* sorted by id, once it runs */
 	uint32_t nlayers;
 	struct layer_piece *piece; /* once it runs, file is the number here */
 	size_t npieces;
@@ -141,7 +141,6 @@ static int note_layers(struct tidy *t)
 	while (layer_next(t->set, &pos, &id))
 		if (layer_state(t->set, id) == LAYER_SEALED)
 			note_layer(t, id);
-	qsort(t->layer, t->nlayers, sizeof(*t->layer), by_number);
 	return 0;
 }
 
@@ -597,6 +596,7 @@ static int run(struct tidy *t)
 	int rc;
 
 	number_files(t);
+	qsort(t->layer, t->nlayers, sizeof(*t->layer), by_number);
 	rc = find_live(t);
 	if (rc != 0)
 		return rc;
