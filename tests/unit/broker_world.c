@@ -7,10 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
-int setup(void **state)
+static int start(void **state, uint64_t bank)
 {
 	struct world *x = calloc(1, sizeof(*x));
-	struct broker_conf conf = {.monitor = "played"};
+	struct broker_conf conf = {.monitor = "played", .bank_bytes = bank};
 	struct err e;
 
 	ours = true;
@@ -26,6 +26,16 @@ int setup(void **state)
 	connect_client(x);
 	*state = x;
 	return 0;
+}
+
+int setup(void **state)
+{
+	return start(state, 0);
+}
+
+int setup_poor(void **state)
+{
+	return start(state, (NPAGES + NPAGES / 2) * PAGE_SIZE);
 }
 
 int setup_away(void **state)

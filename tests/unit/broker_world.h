@@ -212,6 +212,7 @@ void nothing_left(struct world *x);
 uint32_t settled_fds(struct world *x, uint32_t most);
 int setup(void **state);
 int setup_away(void **state); /* with hook.away */
+int setup_poor(void **state); /* the bank has a VM and a half */
 int teardown(void **state);
 void others_live(struct world *x, struct fake *g);
 json_t *view_params(const struct fake *f, const char *name);

@@ -562,6 +562,35 @@ static void cursor_of_either_kind(void **state)
 	nothing_left(x);
 }
 
+/* A copy for a view is more than what it is made of: there must be room for all
+ * of it. */
+static void copies_are_paid_for(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	int fd = new_layer(NPAGES);
+	json_t *m;
+
+	for (uint64_t i = 0; i < 5 * NPAGES / 16; i++)
+		put_page(fd, 3 * i, 1000 + i);
+	assert_int_equal(seal(fd), 0);
+	m = call_fds(x, "snapshot.import",
+	    json_pack("{s:s,s:I}", "name", "s", "pages", (json_int_t)NPAGES),
+	    &fd, 1);
+	assert_true(good(m));
+	json_decref(m);
+	(void)close(fd);
+	m = call(x, "view.map", hand_params(f, "s"));
+	assert_false(good(m));
+	assert_non_null(strstr(why(m), "the bank has"));
+	json_decref(m);
+	end_vm(x, f);
+	f = launch_vm(x, 0, "v");
+	must_do(x, "snapshot.drop", json_pack("{s:s}", "snapshot", "s"));
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 /* Where no errand is over at once. */
 #define TA(f) cmocka_unit_test_setup_teardown(f, setup_away, teardown)
 #define T(f)  cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -583,6 +612,8 @@ int main(void)
 	    T(sever_told_late),
 	    T(cursor_of_either_kind),
 	    T(clients_go),
+	    cmocka_unit_test_setup_teardown(
+		copies_are_paid_for, setup_poor, teardown),
 	    TA(freeze_map_diff),
 	    TA(rewritten_pages),
 	    TA(clients_go),

@@ -34,6 +34,7 @@ struct exact_op {
 	struct exact_file *file;
 	bool copies; /* or did: what was copied is exact */
 	bool must_copy;
+	uint64_t npages; /* that are not zero */
 	struct page_run *to;
 	struct layer_copied copied;
 	uint32_t layer; /* of the copy */
@@ -157,6 +158,9 @@ static int exact_weigh(struct errand *w)
 		return rc;
 	free(op->runs.r);
 	op->runs = (struct runs){.r = run, .n = n};
+	op->npages = 0;
+	for (size_t i = 0; i < n; i++)
+		op->npages += run[i].layer == RUN_ZERO ? 0 : run[i].npages;
 	op->must_copy = op->x.tab.nfiles > EXACT_FILES_MAX;
 	if (!op->must_copy && !op->copies)
 		rc = count_reached(op);
@@ -239,7 +243,7 @@ static void exact_weighed(struct errand *w)
 	struct exact_op *op = (struct exact_op *)w;
 
 	if (w->rc == 0 && op->must_copy)
-		w->rc = bank_check(op->b, PAGE_SIZE, &w->e);
+		w->rc = bank_check(op->b, op->npages * PAGE_SIZE, &w->e);
 	if (w->rc != 0) {
 		exact_fail(op, w->rc);
 	} else if (op->must_copy) {

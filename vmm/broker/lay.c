@@ -41,6 +41,7 @@ struct lay_op {
 	unsigned asked;   /* whether the comparison with it is to stop */
 	struct runs runs; /* of (base): all, or those to be copied */
 	bool copies;
+	uint64_t copy_npages;
 	struct page_run *to;
 	struct apply apply;
 	int *fd; /* descriptors of the copy: the files, then zeroes */
@@ -282,6 +283,9 @@ static int choose_leaves(struct lay_op *op, struct census *c)
 	for (size_t i = 0; i < op->runs.n && rc == 0; i++)
 		rc = add_scattered(c, limit, &op->runs.r[i], &out);
 	op->copies = rc == 0 && out.n > 0;
+	op->copy_npages = 0;
+	for (size_t i = 0; i < out.n; i++)
+		op->copy_npages += out.r[i].npages;
 	if (!op->copies) {
 		free(out.r);
 		return rc;
@@ -456,7 +460,7 @@ static int copy_prepare(struct lay_op *op, struct err *e)
 		return -errno;
 	memcpy(op->fd, op->tab.fd, n * sizeof(*op->fd));
 	op->fd[n] = op->zero_fd;
-	return bank_check(op->b, PAGE_SIZE, e);
+	return bank_check(op->b, op->copy_npages * PAGE_SIZE, e);
 }
 
 static void copy_start(struct lay_op *op)
