@@ -57,7 +57,7 @@ static void test_oversized(void **state)
 	put(x, "\n");
 	expect_error(x, CTL_PARSE, "EBADMSG", "");
 	put_long(x, "{\"jsonrpc\":\"", CTL_LINE_MAX + 8192, 'x');
-	expect_error(x, CTL_LIMIT, "EMSGSIZE", "1 MiB");
+	expect_error(x, CTL_LIMIT, "EMSGSIZE", "256 KiB");
 	assert_true(hung_up(x));
 	assert_int_equal(x->closed, 1);
 }

@@ -231,6 +231,9 @@ static void test_limits(void **state)
 		if (n >= 1 << 20)
 			(void)snprintf(
 			    number, sizeof(number), "%ld MiB", n >> 20);
+		else if (n >= 1 << 16)
+			(void)snprintf(
+			    number, sizeof(number), "%ld KiB", n >> 10);
 		else if (n >= 1000)
 			(void)snprintf(number, sizeof(number), "%ld,%03ld",
 			    n / 1000, n % 1000);

@@ -242,8 +242,8 @@ static size_t next_piece(struct ctl_conn *c)
 	nl = memchr(buf, '\n', (size_t)n);
 	len = nl != NULL ? (size_t)(nl - buf) + 1 : (size_t)n;
 	if (c->in_len + len - (nl != NULL) > CTL_LINE_MAX) {
-		fatal(
-		    c, CTL_LIMIT, EMSGSIZE, "the request is longer than 1 MiB");
+		fatal(c, CTL_LIMIT, EMSGSIZE,
+		    "the request is longer than 256 KiB");
 		return 0;
 	}
 	if (!reserve(c, len)) {

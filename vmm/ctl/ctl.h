@@ -21,7 +21,7 @@
 #include "vmm/core/err.h"
 #include "vmm/core/loop.h"
 
-#define CTL_LINE_MAX    (1u << 20) /* bytes of a request without its newline */
+#define CTL_LINE_MAX    (1u << 18) /* bytes of a request without its newline */
 #define CTL_OUT_MAX     (8u << 20) /* queued bytes a connection */
 #define CTL_OUT_FDS_MAX 1024u      /* queued descriptors a connection */
 #define CTL_CONNS_MAX   256u
