@@ -552,6 +552,38 @@ static void test_count_nodes(void **state)
 	map_put(&f->st, &other[1]);
 }
 
+/* However many maps a mark holds, it frees no more at its end than the end of
+ * one does. */
+static void test_mark_ends_little(void **state)
+{
+	struct fix *f = *state;
+	struct map big = zero_of(1 << 14);
+	struct map small[32];
+	struct map_mark k;
+	long before;
+
+	for (uint64_t i = 0; i < 1 << 14; i += 2)
+		put_over(f, &big,
+		    &(struct page_run){
+			.page = i, .npages = 1, .layer = 1, .index = i / 2},
+		    1);
+	for (uint32_t i = 0; i < 32; i++) {
+		small[i] = zero_of(1000);
+		put_over(f, &small[i],
+		    &(struct page_run){.page = i, .npages = 1, .layer = 1}, 1);
+	}
+	assert_int_equal(map_mark_begin(&f->st, &k), 0);
+	map_put(&f->st, &big);
+	while (map_reap(&f->st, 1000))
+		;
+	before = f->heap.alive;
+	map_mark_end(&f->st, &k);
+	assert_in_range(before - f->heap.alive, 1, MAP_PUT_NODES + 1);
+	map_put_all(&f->st, small, 32);
+	while (map_reap(&f->st, 1000))
+		;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -572,6 +604,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_layer_counts, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_no_memory, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_count_nodes, setup, teardown),
+	    cmocka_unit_test_setup_teardown(
+		test_mark_ends_little, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -228,8 +228,7 @@ static void show_free(struct show_op *op)
 {
 	struct broker *b = op->b;
 
-	for (uint32_t i = 0; i < op->nother; i++)
-		map_put(&b->store, &op->other[i]);
+	map_put_all(&b->store, op->other, op->nother);
 	for (uint32_t i = 0; i < op->nforms; i++)
 		map_put(&b->store, &op->form[i]);
 	map_put(&b->store, &op->map);

@@ -162,6 +162,7 @@ static void root_put(struct map_store *st, const struct map *m)
 
 	if (m->entry == 0)
 		return;
+	assert(st->root != NULL); /* (m) is in it */
 	r = root_at(st, m->entry, m->npages);
 	assert(r->holds > 0);
 	if (--r->holds != 0)
@@ -196,12 +197,19 @@ struct map map_get(struct map_store *st, const struct map *m)
 	return *m;
 }
 
+void map_put_all(struct map_store *st, struct map *m, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		root_put(st, &m[i]);
+		entry_put(st, m[i].entry);
+		m[i] = (struct map){0};
+	}
+	(void)map_reap(st, MAP_PUT_NODES);
+}
+
 void map_put(struct map_store *st, struct map *m)
 {
-	root_put(st, m);
-	entry_put(st, m->entry);
-	*m = (struct map){0};
-	(void)map_reap(st, MAP_PUT_NODES);
+	map_put_all(st, m, 1);
 }
 
 /* --- apply ---------------------------------------------------------------- */
@@ -463,8 +471,7 @@ int map_mark_run(const struct map_mark *k, map_mark_fn *fn, void *ctx)
 
 void map_mark_end(struct map_store *st, struct map_mark *k)
 {
-	for (size_t i = 0; i < k->n; i++)
-		map_put(st, &k->map[i]);
+	map_put_all(st, k->map, k->n);
 	if (k->map != NULL)
 		st->ops->free(st->ops->ctx, k->map, k->len);
 	*k = (struct map_mark){.n = 0};

@@ -77,6 +77,9 @@ struct map map_get(struct map_store *st, const struct map *m);
 /* One holder fewer; frees what only (m) reached. Leaves *m unusable. */
 void map_put(struct map_store *st, struct map *m);
 
+/* The same of (n) maps, and frees no more than for one. */
+void map_put_all(struct map_store *st, struct map *m, size_t n);
+
 #define MAP_PUT_NODES 1024u
 
 /* Free (max) nodes more that nobody reaches; are any left? */
