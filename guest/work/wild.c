@@ -121,6 +121,21 @@ static void spare(struct wild *w, uint64_t nr, uint64_t *a)
 		a[3] = 0x22 | (any(w) % 4 ? 0 : 0x10); /* anonymous, fixed */
 }
 
+static uint64_t any_name(struct wild *w)
+{
+	return (uint64_t)(uintptr_t)w->data + any(w) % DATA_NPAGES * PAGE;
+}
+
+/* What firn's calls begin with: numbers and names that there are. */
+static void aim(struct wild *w, uint64_t nr, uint64_t *a)
+{
+	if (nr < FIRN_NR_BASE || any(w) % 4 == 0)
+		return;
+	a[0] = any(w) % 2 ? any(w) % 8 : any_name(w);
+	a[1] = any(w) % 2 ? any(w) % 64 * PAGE : any_name(w);
+	a[2] = any(w) % 2 ? 0 : any_name(w);
+}
+
 static void do_call(struct wild *w)
 {
 	uint64_t nr = any_number(w);
@@ -132,6 +147,7 @@ static void do_call(struct wild *w)
 	if (is_dull(nr))
 		return;
 	spare(w, nr, a);
+	aim(w, nr, a);
 	got = syscall((long)nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 	if (nr == SYS_mmap && got != -1)
 		w->got[w->ngot++ % GOT_MAX] = (uint64_t)got;
