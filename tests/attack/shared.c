@@ -2,8 +2,8 @@
 /*
  * shared: why firn exists. A victim validates a length in memory that it shares
  * with another process, then uses it; the other changes it in between. Prints
- * after how many milliseconds the victim was caught out (a few, where the two run
- * at once); ends with 0 if it was.
+ * after how many milliseconds the victim was caught out (a few, where the two
+ * run at once); ends with 0 if it was.
  */
 #include <signal.h>
 #include <stdint.h>
@@ -15,7 +15,8 @@
 
 #define GOOD_LEN 64u
 #define EVIL_LEN 0xffffffffu
-/* Where they rarely run at once: an emulated machine that does other work too. */
+/* Where they rarely run at once: an emulated machine that does other work too.
+ */
 #define GIVE_UP_MS 30000
 
 static int64_t now_ms(void)
