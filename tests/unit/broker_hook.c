@@ -27,7 +27,7 @@ static bool fails(void)
 	if (ours || !atomic_load(&hook.armed))
 		return false;
 	left = atomic_fetch_sub(&hook.left, 1);
-	if (left != 1)
+	if (hook.lasting ? left > 1 : left != 1)
 		return false;
 	atomic_store(&hook.fired, true);
 	return true;
@@ -43,6 +43,7 @@ void arm(int n)
 bool disarm(void)
 {
 	atomic_store(&hook.armed, false);
+	hook.lasting = false;
 	return atomic_load(&hook.fired);
 }
 

@@ -33,6 +33,7 @@ extern struct hook {
 	atomic_int left;        /* calls until the one that fails */
 	atomic_bool armed;      /* at all */
 	atomic_bool fired;      /* one failed */
+	bool lasting;           /* and so do all behind it */
 	bool json;              /* the calls of jansson count, too */
 	bool away;              /* no errand is short enough for the loop */
 	atomic_bool hold_seals; /* the broker's workers wait to seal */

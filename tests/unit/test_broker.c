@@ -387,6 +387,36 @@ static void sever_behind_sever(void **state)
 	nothing_left(x);
 }
 
+/* A freeze that fails keeps what was frozen, and a sever that fails behind it,
+ * of nothing else, that it was severed. */
+static void sever_behind_failure(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+
+	guest_writes(f, 0, 2, 10);
+	memcpy(frozen[0], f->truth, sizeof(f->truth));
+	f->answers = severs_nothing;
+	request(x, "segment.freeze", freeze_params(f, "s"), NULL, 0);
+	request(x, "segment.sever", freeze_params(f, "t"), NULL, 0);
+	while (f->p.m.type != WIRE_SEVER)
+		pump(x);
+	hook.lasting = true;
+	arm(1);
+	for (int i = 0; i < 3; i++)
+		pump(x);
+	assert_true(disarm());
+	assert_null(answer(x)); /* for which there was no memory either */
+	f->answers = NULL;
+	guest_writes(f, 1, 50, 3);
+	must_do(x, "segment.freeze", freeze_params(f, "u"));
+	shows(x, "u", f->truth);
+	must_do(x, "segment.sever", freeze_params(f, "t"));
+	shows(x, "t", frozen[0]);
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 static json_int_t parent_of(struct world *x, const char *snap)
 {
 	json_t *r =
@@ -606,6 +636,7 @@ int main(void)
 	    T(freezes_in_turns),
 	    T(end_behind_freeze),
 	    T(sever_behind_freeze),
+	    T(sever_behind_failure),
 	    T(sever_behind_sever),
 	    T(descent_behind_sever),
 	    T(severed_view),

@@ -141,6 +141,19 @@ static int lift_over(struct lift_op *op, struct err *e)
 	return 0;
 }
 
+/* It failed, though the place was severed: where it has no step that says so
+ * the last of those that it waits for does, whose own freeze has failed. */
+static void sever_left(struct bplace *p, const struct lift_op *op)
+{
+	struct step *s = p->pending;
+
+	if (op->left || op->f.nsteps != 0 || p->steps_gone >= op->steps)
+		return;
+	for (uint64_t n = p->steps_gone + 1; n < op->steps; n++)
+		s = s->next;
+	s->severed = true;
+}
+
 /* Go on with the oldest that was answered of (p): 1: it wants another turn, 0:
  * it is over. */
 static int lifts_turn(struct bplace *p)
@@ -162,6 +175,8 @@ static int lifts_turn(struct bplace *p)
 	p->lifting--;
 	if (op->sever)
 		p->severing = false;
+	if (op->sever && rc != 0)
+		sever_left(p, op);
 	if (rc == 0)
 		rc = lift_over(op, &e);
 	if (rc != 0)
