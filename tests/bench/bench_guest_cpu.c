@@ -79,13 +79,13 @@ static double spawn_us(char *const argv[])
 /* --- the bare exit ---------------------------------------------------------
  */
 
-#define BARE_MEM  (2u << 20)
-#define BARE_CODE 0x1000u
-#define BARE_STUB 0x1100u
-#define BARE_TSS  0x2000u /* zeroes: its I/O bitmap allows every port */
-#define BARE_PML4 0x6000u
-#define BARE_PDPT 0x7000u
-#define BARE_PD   0x8000u
+#define BARE_MEM   (2u << 20)
+#define BARE_CODE  0x1000u
+#define BARE_ENTRY 0x1100u
+#define BARE_TSS   0x2000u /* zeroes: its I/O bitmap allows every port */
+#define BARE_PML4  0x6000u
+#define BARE_PDPT  0x7000u
+#define BARE_PD    0x8000u
 
 /* One 2 MiB page that user code may use, at address 0. */
 static void bare_fill(unsigned char *mem)
@@ -93,13 +93,13 @@ static void bare_fill(unsigned char *mem)
 	/* again: syscall; jmp again */
 	static const unsigned char code[] = {0x0f, 0x05, 0xeb, 0xfc};
 	/* out %al, $0x10; jmp *%rcx, whatever its privilege is now */
-	static const unsigned char stub[] = {0xe6, 0x10, 0xff, 0xe1};
+	static const unsigned char entry[] = {0xe6, 0x10, 0xff, 0xe1};
 	const uint64_t pml4 = BARE_PDPT | 7;
 	const uint64_t pdpt = BARE_PD | 7;
 	const uint64_t pd = 0xe7;
 
 	memcpy(mem + BARE_CODE, code, sizeof(code));
-	memcpy(mem + BARE_STUB, stub, sizeof(stub));
+	memcpy(mem + BARE_ENTRY, entry, sizeof(entry));
 	memcpy(mem + BARE_PML4, &pml4, 8);
 	memcpy(mem + BARE_PDPT, &pdpt, 8);
 	memcpy(mem + BARE_PD, &pd, 8);
@@ -128,7 +128,7 @@ static double bare_exit_ns(void)
 	    .user_cs = 0x33,
 	    .user_ss = 0x2b,
 	    .star = 0x23ULL << 48 | 0x10ULL << 32,
-	    .lstar = BARE_STUB};
+	    .lstar = BARE_ENTRY};
 	unsigned char *mem = mmap(NULL, BARE_MEM, PROT_READ | PROT_WRITE,
 	    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	int kvm = kvm_sys_open();

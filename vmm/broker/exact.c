@@ -218,16 +218,12 @@ static void exact_copied(struct errand *w)
 	struct exact_op *op = (struct exact_op *)w;
 	struct broker *b = op->b;
 
-	if (w->rc == 0) {
-		w->rc = layer_adopt(b->layers, op->copied.fd, op->copied.npages,
-		    &op->layer, &w->e);
-		op->copied.fd = -1;
-	}
+	if (w->rc == 0)
+		w->rc = snap_copied(b, op->s, &op->copied, &op->layer, &w->e);
 	if (w->rc != 0) {
 		exact_fail(op, w->rc);
 		return;
 	}
-	layer_belongs(b->layers, op->layer, snap_layers(op->s));
 	for (size_t i = 0; i < op->runs.n; i++)
 		if (op->to[i].layer != RUN_ZERO)
 			op->to[i].layer = op->layer;

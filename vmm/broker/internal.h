@@ -127,9 +127,11 @@ void pins_drop(struct broker *b, struct pins *p);
 void place_unpin(struct broker *b, struct bplace *p);
 /* A user's layers are joined in files, and with nobody else's. */
 uint32_t layers_of(uid_t uid);
-/* Whose are copies for (s). Those of a private history are nobody's: what is in
- * a file stays there, and nothing joins it. */
-uint32_t snap_layers(const struct snap *s);
+struct layer_copied;
+/* What was copied for (s) becomes a layer, its payer's. In any case it is taken
+ * over; errors as of layer_adopt(). */
+int snap_copied(struct broker *b, const struct snap *s, struct layer_copied *c,
+    uint32_t *layer, struct err *e);
 
 /* --- stats.c ----------------------------------------------------------------
  */

@@ -432,16 +432,13 @@ static void copied(struct errand *w)
 	struct lay_op *op = (struct lay_op *)w;
 	struct broker *b = op->b;
 
-	if (w->rc == 0) {
-		w->rc = layer_adopt(b->layers, op->copied.fd, op->copied.npages,
-		    &op->layer, &w->e);
-		op->copied.fd = -1;
-	}
+	if (w->rc == 0)
+		w->rc =
+		    snap_copied(b, op->r.snap, &op->copied, &op->layer, &w->e);
 	if (w->rc != 0) {
 		lay_failed(op, "cannot copy scattered pages for a view");
 		return;
 	}
-	layer_belongs(b->layers, op->layer, snap_layers(op->r.snap));
 	for (size_t i = 0; i < op->runs.n; i++)
 		op->to[i].layer = op->layer;
 	apply(b, &op->apply, &op->base, op->to, op->runs.n, copy_applied, op);

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "vmm/broker/internal.h"
+#include "vmm/layer/layer_copy.h"
 
 #define STORE_SLACK    (4ULL << 20)  /* bytes; less is not worth a mark */
 #define STORE_PAUSE_NS 200000000ULL  /* between two jobs that mark */
@@ -86,9 +87,22 @@ uint32_t layers_of(uid_t uid)
 	return (uint32_t)uid + 1;
 }
 
-uint32_t snap_layers(const struct snap *s)
+/* Whose are copies for (s). Those of a private history are nobody's: what is in
+ * a file stays there, and nothing joins it. */
+static uint32_t snap_layers(const struct snap *s)
 {
 	return s->private_history ? 0 : layers_of(s->payer);
+}
+
+int snap_copied(struct broker *b, const struct snap *s, struct layer_copied *c,
+    uint32_t *layer, struct err *e)
+{
+	int rc = layer_adopt(b->layers, c->fd, c->npages, layer, e);
+
+	c->fd = -1;
+	if (rc == 0)
+		layer_belongs(b->layers, *layer, snap_layers(s));
+	return rc;
 }
 
 /* --- jobs ----------------------------------------------------------------- */

@@ -15,7 +15,7 @@
 /* PG WP NE ET MP PE */
 #define START_CR0 0x80050033ULL
 /* OSXSAVE FSGSBASE OSXMMEXCPT OSFXSR PGE PAE; no SMEP: some hosts enter the
- * user-executable stub at CPL 0, others at CPL 3. */
+ * user-executable entry code at CPL 0, others at CPL 3. */
 #define START_CR4 0x506a0ULL
 /* NXE LMA LME SCE */
 #define START_EFER   0xd01ULL
