@@ -27,7 +27,7 @@ static bool fails(void)
 	if (ours || !atomic_load(&hook.armed))
 		return false;
 	left = atomic_fetch_sub(&hook.left, 1);
-	if (hook.lasting ? left > 1 : left != 1)
+	if (atomic_load(&hook.lasting) ? left > 1 : left != 1)
 		return false;
 	atomic_store(&hook.fired, true);
 	return true;
@@ -43,7 +43,7 @@ void arm(int n)
 bool disarm(void)
 {
 	atomic_store(&hook.armed, false);
-	hook.lasting = false;
+	atomic_store(&hook.lasting, false);
 	return atomic_load(&hook.fired);
 }
 
@@ -164,7 +164,7 @@ void *json_memory(size_t n)
 	bool was = ours;
 	void *p;
 
-	ours |= !hook.json;
+	ours |= !atomic_load(&hook.json);
 	p = malloc(n);
 	ours = was;
 	return p;

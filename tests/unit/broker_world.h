@@ -33,8 +33,8 @@ extern struct hook {
 	atomic_int left;        /* calls until the one that fails */
 	atomic_bool armed;      /* at all */
 	atomic_bool fired;      /* one failed */
-	bool lasting;           /* and so do all behind it */
-	bool json;              /* the calls of jansson count, too */
+	atomic_bool lasting;    /* and so do all behind it */
+	atomic_bool json;       /* the calls of jansson count, too */
 	bool away;              /* no errand is short enough for the loop */
 	atomic_bool hold_seals; /* the broker's workers wait to seal */
 	rlim_t slack; /* descriptors that may be opened; 0: no limit */

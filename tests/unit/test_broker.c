@@ -401,7 +401,7 @@ static void sever_behind_failure(void **state)
 	request(x, "segment.sever", freeze_params(f, "t"), NULL, 0);
 	while (f->p.m.type != WIRE_SEVER)
 		pump(x);
-	hook.lasting = true;
+	atomic_store(&hook.lasting, true);
 	arm(1);
 	for (int i = 0; i < 3; i++)
 		pump(x);

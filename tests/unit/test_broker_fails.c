@@ -317,7 +317,7 @@ static void one_call_of_a_worker_fails(void **state)
 /* The same with those of jansson, which are many and alike. */
 static void one_json_call_fails(void **state)
 {
-	hook.json = true;
+	atomic_store(&hook.json, true);
 	for (enum op op = 0; op < OP_END; op++) {
 		int n = 1;
 
