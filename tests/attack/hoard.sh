@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# timeout: 120
 # A guest that maps, and has open as /snap/NAME, as many snapshots as it can has
 # a part of firnd's files and no more, which it gives back.
 . "$(dirname "$0")/../integ/lib.sh"

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# timeout: 120
 # Somebody pins a page of a guest's memory, or keeps it open, while firn seals it
 # or hands it on: refused with the reason, nothing lost, and done once that is
 # over.

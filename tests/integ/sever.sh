@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# timeout: 240
 # Sever and adopt: memory goes from VM to VM, and only one has it.
 . "$(dirname "$0")/lib.sh"
 
