@@ -55,5 +55,14 @@ done
 guests private
 start_daemon
 guests daemon
+for f in a b; do
+	head -c 8192 /dev/urandom >"$T/$f"
+	"$FIRN" import "$T/$f" --name $f >/dev/null || not_ok "import $f" "no"
+done
+for v in "" .musl; do
+	timeout 60 "$FIRN" run --give a=a --give b=b "$GUESTS/asks$v" a b \
+	    <"$0" >"$T/out" 2>&1
+	is "asks$v" "$? $(cat "$T/out")" "0 "
+done
 is "no VM is left" "$("$FIRN" ps --json |
     jq '[.vms[] | select(.state != "exited")] | length')" 0

@@ -214,6 +214,7 @@ static void send_opened(struct broker *b, const struct view *v, uint32_t id,
 {
 	struct asker a = v->a;
 	struct wire_opened o = {
+	    .snapshot = v->r->snap->id,
 	    .npages = v->r->snap->map.npages,
 	    .nruns = v->nruns,
 	    .nlayers = v->tab->nfiles,

@@ -351,6 +351,7 @@ static int take_opened(
 		return -EPROTO;
 	memcpy(&o, p->payload, sizeof(o));
 	f->opened = o.id;
+	f->snapshot = o.snapshot;
 	if (o.npages > PLACE_NPAGES_MAX || o.nlayers != before + p->nfds - 1 ||
 	    o.nlayers > SNAP_LAYERS)
 		return -EPROTO;

@@ -27,7 +27,8 @@ struct guest_file {
 	int host_fd;   /* of a stream, borrowed; -1 */
 	bool pollable; /* not a regular file: may block */
 	bool tty;
-	uint64_t pos; /* of a snapshot */
+	uint64_t snapshot; /* the broker's id; what follows is of this one */
+	uint64_t pos;
 	uint64_t size;
 	struct page_run *run;
 	size_t nruns;

@@ -32,6 +32,7 @@
 #define FUTEX_WAIT_BITSET_OP 9u
 #define FUTEX_WAKE_BITSET_OP 10u
 #define FUTEX_CMD            0x7fu
+#define FUTEX_REALTIME       0x100u
 
 int64_t give_out(
     struct guest_call *c, uint64_t va, const void *buf, uint64_t len)
@@ -63,6 +64,14 @@ static int64_t do_pid(struct guest_call *c)
 {
 	(void)c;
 	return GUEST_PID;
+}
+
+/* Of a process: its group, its session. */
+static int64_t do_pid_of(struct guest_call *c)
+{
+	int32_t pid = (int32_t)c->a[0];
+
+	return pid == 0 || pid == GUEST_PID ? GUEST_PID : -ESRCH;
 }
 
 static int64_t do_enoent(struct guest_call *c)
@@ -404,6 +413,8 @@ static int64_t do_clock_nanosleep(struct guest_call *c)
 
 static int64_t futex_wait(struct guest_call *c, bool absolute)
 {
+	clockid_t clock =
+	    c->a[1] & FUTEX_REALTIME ? CLOCK_REALTIME : CLOCK_MONOTONIC;
 	uint64_t ns;
 	uint32_t now;
 	int64_t r;
@@ -416,7 +427,7 @@ static int64_t futex_wait(struct guest_call *c, bool absolute)
 		return -EDEADLK;
 	r = get_time(c, c->a[3], &ns);
 	if (r == 0)
-		r = absolute ? sleep_until(c->g, CLOCK_MONOTONIC, ns)
+		r = absolute ? sleep_until(c->g, clock, ns)
 			     : sleep_for(c->g, ns);
 	return r < 0 ? r : -ETIMEDOUT;
 }
@@ -516,6 +527,8 @@ static int64_t do_mprotect(struct guest_call *c)
 	return r;
 }
 
+#define MAY_MOVE 1ULL
+
 /* mremap(old, old_len, len, flags, new): in place only; libc copies then. */
 static int64_t do_mremap(struct guest_call *c)
 {
@@ -526,7 +539,7 @@ static int64_t do_mremap(struct guest_call *c)
 	int r = 0;
 
 	if (va % PAGE_SIZE || len == 0 || old == 0 || old > AS_LEN_MAX ||
-	    len > AS_LEN_MAX)
+	    len > AS_LEN_MAX || (c->a[3] & ~MAY_MOVE))
 		return -EINVAL;
 	old = page_up(old);
 	len = page_up(len);
@@ -573,9 +586,9 @@ static linux_fn *const calls[] = {
     [SYS_write] = linux_write,
     [SYS_open] = linux_open,
     [SYS_close] = linux_close,
-    [SYS_stat] = do_enoent,
+    [SYS_stat] = linux_stat,
     [SYS_fstat] = linux_fstat,
-    [SYS_lstat] = do_enoent,
+    [SYS_lstat] = linux_stat,
     [SYS_poll] = linux_poll,
     [SYS_lseek] = linux_lseek,
     [SYS_mmap] = do_mmap,
@@ -612,6 +625,8 @@ static linux_fn *const calls[] = {
     [SYS_getegid] = do_zero,
     [SYS_getppid] = do_zero,
     [SYS_getpgrp] = do_pid,
+    [SYS_getpgid] = do_pid_of,
+    [SYS_getsid] = do_pid_of,
     [SYS_sigaltstack] = do_sigaltstack,
     [SYS_arch_prctl] = do_arch_prctl,
     [SYS_gettid] = do_pid,

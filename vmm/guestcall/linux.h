@@ -17,6 +17,7 @@ int64_t linux_pread(struct guest_call *c);
 int64_t linux_open(struct guest_call *c);
 int64_t linux_openat(struct guest_call *c);
 int64_t linux_close(struct guest_call *c);
+int64_t linux_stat(struct guest_call *c); /* and lstat */
 int64_t linux_fstat(struct guest_call *c);
 int64_t linux_fstatat(struct guest_call *c);
 int64_t linux_lseek(struct guest_call *c);

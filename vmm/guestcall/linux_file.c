@@ -157,7 +157,7 @@ static int64_t move_vectors(
 			return done ? (int64_t)done : -EFAULT;
 		if (iov[1] == 0)
 			continue;
-		if (iov[1] > INT32_MAX)
+		if (iov[1] > INT64_MAX)
 			return done ? (int64_t)done : -EINVAL;
 		if (fn == read_all && read_enough(c, f, done))
 			break;
@@ -289,7 +289,8 @@ int64_t linux_readlinkat(struct guest_call *c)
 
 /* --- what a file is ------------------------------------------------------- */
 
-/* Of a stream no more is told than what libc looks at. */
+/* Of a stream no more is told than what libc looks at, and which file it is:
+ * programs compare that. No device of the host is 0. */
 static int fill_stat(const struct guest_file *f, struct stat *out)
 {
 	struct stat st;
@@ -298,6 +299,7 @@ static int fill_stat(const struct guest_file *f, struct stat *out)
 	out->st_nlink = 1;
 	out->st_blksize = SNAP_BLOCK;
 	if (f->host_fd < 0) {
+		out->st_ino = f->snapshot;
 		out->st_mode = S_IFREG | 0444;
 		out->st_size = (off_t)f->size;
 		out->st_blocks = (blkcnt_t)(f->size / 512);
@@ -305,6 +307,8 @@ static int fill_stat(const struct guest_file *f, struct stat *out)
 	}
 	if (fstat(f->host_fd, &st) < 0)
 		return -errno;
+	out->st_dev = st.st_dev;
+	out->st_ino = st.st_ino;
 	out->st_mode = st.st_mode;
 	out->st_size = st.st_size;
 	out->st_blocks = st.st_blocks;
@@ -329,26 +333,42 @@ int64_t linux_fstat(struct guest_call *c)
 	return stat_fd(c, c->a[0], c->a[1]);
 }
 
-/* newfstatat(fd, path, stat, flags): an open file's, and snapshots' by name. */
-int64_t linux_fstatat(struct guest_call *c)
+/* Snapshots' by name. */
+static int64_t stat_path(struct guest_call *c, const char *path, uint64_t va)
 {
-	char path[PATH_LEN_MAX];
-	int n = guest_copy_str(c->g, path, c->a[1], sizeof(path));
 	int fd;
 	int64_t r;
 
-	if (n < 0)
-		return n;
-	if (n == 0 && (c->a[3] & AT_EMPTY_PATH))
-		return stat_fd(c, c->a[0], c->a[2]);
 	if (strncmp(path, SNAP_DIR, strlen(SNAP_DIR)) != 0)
 		return -ENOENT;
 	fd = file_open_snap(c->g, path + strlen(SNAP_DIR));
 	if (fd < 0)
 		return fd;
-	r = stat_fd(c, (uint64_t)fd, c->a[2]);
+	r = stat_fd(c, (uint64_t)fd, va);
 	(void)file_close(c->g, (uint64_t)fd);
 	return r;
+}
+
+/* stat(path, stat) */
+int64_t linux_stat(struct guest_call *c)
+{
+	char path[PATH_LEN_MAX];
+	int n = guest_copy_str(c->g, path, c->a[0], sizeof(path));
+
+	return n < 0 ? n : stat_path(c, path, c->a[1]);
+}
+
+/* newfstatat(fd, path, stat, flags) */
+int64_t linux_fstatat(struct guest_call *c)
+{
+	char path[PATH_LEN_MAX];
+	int n = guest_copy_str(c->g, path, c->a[1], sizeof(path));
+
+	if (n < 0)
+		return n;
+	if (n == 0 && (c->a[3] & AT_EMPTY_PATH))
+		return stat_fd(c, c->a[0], c->a[2]);
+	return stat_path(c, path, c->a[2]);
 }
 
 static int64_t seek_stream(struct guest_file *f, int64_t off, uint64_t whence)
@@ -459,11 +479,11 @@ int64_t linux_dup2(struct guest_call *c)
 int64_t linux_fcntl(struct guest_call *c)
 {
 	struct guest_file *f = file_get(c->g, c->a[0]);
-	bool stream;
+	int host_fd;
 
 	if (!f)
 		return -EBADF;
-	stream = f->host_fd >= 0;
+	host_fd = f->host_fd;
 	file_put(c->g, f);
 	switch (c->a[1]) {
 	case F_GETFD:
@@ -471,7 +491,8 @@ int64_t linux_fcntl(struct guest_call *c)
 	case F_SETFL:
 		return 0;
 	case F_GETFL:
-		return stream && c->a[0] != 0 ? O_WRONLY : O_RDONLY;
+		return host_fd < 0 ? O_RDONLY
+				   : fcntl(host_fd, F_GETFL) & O_ACCMODE;
 	case F_DUPFD:
 	case F_DUPFD_CLOEXEC:
 		return dup_from(c, c->a[2]);

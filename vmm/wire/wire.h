@@ -201,6 +201,7 @@ struct wire_mapped {
 /* The reply to WIRE_G_OPEN is as wire_map, with mode FIRN_MAP_RO; layers that
  * do not fit come in WIRE_LAYERS before the reply. */
 struct wire_opened {
+	uint64_t snapshot; /* the broker's id */
 	uint64_t npages;
 	uint64_t nruns;
 	uint32_t nlayers;
