@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -136,6 +137,31 @@ static void test_kept_mapping(void **state)
 	(void)adopt(set, fd);
 }
 
+/* The kernel would have whoever opens it wait for who has the lease. */
+static void test_lease(void **state)
+{
+	struct layer_set *set = *state;
+	int fd = memory();
+	int same = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	struct err e = {0};
+	uint32_t id;
+
+	(void)signal(SIGIO, SIG_IGN); /* it is told to end it */
+	assert_int_equal(fcntl(same, F_SETLEASE, F_WRLCK), 0);
+	refuse(set, &fd, NPAGES, -EBUSY);
+	assert_int_equal(fcntl(same, F_SETLEASE, F_UNLCK), 0);
+	assert_int_equal(close(same), 0);
+	(void)adopt(set, fd);
+
+	fd = memory();
+	same = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, SEALS), 0);
+	assert_int_equal(fcntl(same, F_SETLEASE, F_WRLCK), 0);
+	assert_int_equal(layer_adopt(set, fd, NPAGES, &id, &e), -EBUSY);
+	assert_non_null(strstr(e.msg, "lease"));
+	assert_int_equal(close(same), 0);
+}
+
 static void test_refuses(void **state)
 {
 	static const int wrong[] = {0, F_SEAL_SHRINK, F_SEAL_GROW, SEALS,
@@ -233,6 +259,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(
 		test_kept_descriptor, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_kept_mapping, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_lease, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_refuses, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_seal, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_prove, setup, teardown),

@@ -99,7 +99,8 @@ int memory_seals(int fd, int required, struct err *e);
  * pages, -ERANGE where that is not (claimed) to LAYER_NPAGES_MAX. */
 int memory_size(int fd, uint64_t claimed, struct file *out, struct err *e);
 
-/* A description of our own: O_RDONLY or O_RDWR. */
+/* A description of our own: O_RDONLY or O_RDWR. -EBUSY: somebody has a lease on
+ * it, else an errno. */
 int memory_reopen(int fd, int flags, struct err *e);
 
 /* Whether layer_memory() made it: 0, -EPERM. Only that has no description which

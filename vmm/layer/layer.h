@@ -75,6 +75,7 @@ void layer_set_totals(const struct layer_set *set, struct layer_totals *out);
  *   -ERANGE  smaller than claimed, or larger than LAYER_NPAGES_MAX
  *   -ENOSPC  LAYERS_MAX, FILES_MAX
  *   -EBADF   not open
+ *   -EBUSY   its sender has a lease on it: to open it would be to wait for him
  *   -ENOMEM, -EMFILE, -ENFILE, another errno of fstat(2) or open(2)
  * On failure the set is as it was.
  */

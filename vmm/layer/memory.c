@@ -64,13 +64,18 @@ int memory_size(int fd, uint64_t claimed, struct file *out, struct err *e)
 	return 0;
 }
 
+/* O_NONBLOCK means nothing to a memfd but this: where its sender has a lease on
+ * it the kernel would have us wait for him, for 45 s. */
 int memory_reopen(int fd, int flags, struct err *e)
 {
 	char path[32];
 	int own;
 
 	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	own = open(path, flags | O_CLOEXEC);
+	own = open(path, flags | O_CLOEXEC | O_NONBLOCK);
+	if (own < 0 && errno == EWOULDBLOCK)
+		return err_set(
+		    e, -EBUSY, "somebody else holds a lease on the memory");
 	if (own < 0)
 		return err_set(
 		    e, -errno, "cannot re-open the layer: %s", strerror(errno));
