@@ -97,6 +97,33 @@ static void test_open_refuses(void **state)
 	(void)close(ro);
 }
 
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8u
+#endif
+
+/* Where vm.memfd_noexec is set every memfd has one seal more. */
+static void test_open_noexec(void **state)
+{
+	struct kvmplaces *g = *state;
+	const struct page_run r = {.page = 1, .npages = 1};
+	int fd = memfd_create("nx", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+	struct err e = {0};
+	struct place *p;
+	int ro;
+
+	if (fd < 0 && errno == EINVAL)
+		skip(); /* Linux before 6.3 */
+	assert_int_equal(ftruncate(fd, 4096), 0);
+	assert_int_equal(pwrite(fd, "\7", 1, 0), 1);
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, SEALS), 0);
+	ro = reopen(fd);
+	assert_int_equal(open_view(g, PLACE_VIEW_RO, &r, 1, ro, &p), 0);
+	assert_int_equal(at(p, 1), 7);
+	assert_int_equal(place_close(g->ps, p, &e), 0);
+	(void)close(fd);
+	(void)close(ro);
+}
+
 static void test_too_many_runs(void **state)
 {
 	struct kvmplaces *g = *state;
@@ -404,6 +431,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    TEST(test_make_refuses),
 	    TEST(test_open_refuses),
+	    TEST(test_open_noexec),
 	    TEST(test_too_many_runs),
 	    TEST(test_dirty_refuses),
 	    TEST(test_dirty_untold),

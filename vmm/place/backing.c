@@ -12,11 +12,6 @@
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
-/* A system's policy may add it; it is about the file's mode. */
-#ifndef F_SEAL_EXEC
-#define F_SEAL_EXEC 0x0020
-#endif
-
 #define SEALS_OVERLAY (F_SEAL_SHRINK | F_SEAL_GROW)
 
 int backing_memfd(uint64_t npages)

@@ -10,6 +10,11 @@
 
 #include "vmm/place/place.h"
 
+/* A system's policy may add it to any memfd; it is about the file's mode. */
+#ifndef F_SEAL_EXEC
+#define F_SEAL_EXEC 0x0020
+#endif
+
 /* Extents of data of a segment's first layer: each may need two VMAs. */
 #define PLACE_EXTENTS_MAX 512
 /* Runs of a view: with the holes between them, below vm.max_map_count. */

@@ -19,7 +19,8 @@ static int check_layer(int fd, uint64_t *npages)
 	int seals = fcntl(fd, F_GET_SEALS);
 	int flags = fcntl(fd, F_GETFL);
 
-	if (seals != IMMUTABLE || flags < 0 || (flags & O_ACCMODE) != O_RDONLY)
+	if (seals < 0 || (seals & ~F_SEAL_EXEC) != IMMUTABLE || flags < 0 ||
+	    (flags & O_ACCMODE) != O_RDONLY)
 		return -EPERM;
 	if (fstat(fd, &st) < 0)
 		return -errno;
