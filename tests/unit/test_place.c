@@ -376,11 +376,42 @@ static void test_seal_fails(void **state)
 	freeze(g, p, &f);
 	assert_int_equal(f.nsteps, 3);
 	assert_int_equal(f.step[0].runs[0].page, 4);
-	put(g, 7, 2);
-	freeze(g, p, &f);
-	assert_int_equal(f.nsteps, 4);
-	assert_int_equal(place_freeze(g->ps, p, &f, &e), -ENOSPC);
 	fail_errno = ENOMEM;
+}
+
+/* However many answers are lost: what the newest step has is copied anew, and
+ * none of it is lost where that fails. */
+static void test_never_published(void **state)
+{
+	struct kvmplaces *g = *state;
+	struct place *p = make(g);
+	struct place_frozen f;
+	struct err e = {0};
+	uint32_t got;
+
+	for (uint32_t i = 0; i < PLACE_STEPS_MAX; i++) {
+		put(g, i, 1 + i);
+		freeze(g, p, &f);
+		assert_int_equal(f.nsteps, 1 + i);
+	}
+	put(g, 3, 77);
+	put(g, 9, 10);
+	fail_in[PWRITEV] = 1;
+	assert_int_equal(place_freeze(g->ps, p, &f, &e), -ENOMEM);
+	freeze(g, p, &f);
+	assert_int_equal(f.nsteps, PLACE_STEPS_MAX);
+	assert_int_equal(f.dirty_pages, 2);
+	assert_int_equal(f.step[2].runs[0].page, 2);
+	assert_int_equal(f.step[3].runs[0].page, 3);
+	assert_int_equal(f.step[3].runs[1].page, 9);
+	assert_int_equal(pread(f.step[3].layer_fd, &got, 4, 0), 4);
+	assert_int_equal(got, 77);
+	assert_int_equal(place_sever(g->ps, p, -1, &f, &e), 0);
+	assert_int_equal(f.nsteps, PLACE_STEPS_MAX);
+	assert_int_equal(f.step[3].nruns, 2);
+	assert_true(f.step[3].severed);
+	assert_int_equal(place_freeze(g->ps, p, &f, &e), -ENOSPC);
+	place_frozen_done(p, f.nsteps);
 }
 
 /* What was frozen is not taken when all is severed, and nothing was written
@@ -439,6 +470,7 @@ int main(void)
 	    TEST(test_later_is_dense),
 	    TEST(test_later_large),
 	    TEST(test_seal_fails),
+	    TEST(test_never_published),
 	    TEST(test_sever_unpublished),
 	    TEST(test_sparse),
 	};

@@ -221,6 +221,32 @@ static int run_freeze(struct place *p, struct lift *l, int memory,
 	return seal_steps(p, e);
 }
 
+static void step_free(struct place_step *s)
+{
+	free(s->runs);
+	if (s->layer_fd >= 0)
+		(void)close(s->layer_fd);
+}
+
+/*
+ * The newest step, where it is of copies: what it copied is private still, and
+ * is written since the last freeze as if that had not been. So answers that are
+ * lost, however many, do not end the freezes of (p).
+ */
+static bool take_back(struct place *p)
+{
+	struct place_step *s = &p->step[p->nsteps - 1];
+
+	if (s->first || s->severed)
+		return false;
+	for (size_t i = 0; i < s->nruns; i++)
+		for (uint64_t k = 0; k < s->runs[i].npages; k++)
+			bit_set(p->pending, s->runs[i].page + k);
+	step_free(s);
+	p->nsteps--;
+	return true;
+}
+
 static void tell(const struct place *p, struct place_frozen *out)
 {
 	out->npages = p->npages;
@@ -247,7 +273,7 @@ static int freeze(struct place *p, bool sever, int memory,
 		tell(p, out);
 		return 0;
 	}
-	if (p->nsteps == PLACE_STEPS_MAX)
+	if (p->nsteps == PLACE_STEPS_MAX && !take_back(p))
 		return err_set(e, -ENOSPC,
 		    "%s: %d freezes wait to be published", p->name,
 		    PLACE_STEPS_MAX);
@@ -287,11 +313,8 @@ int place_sever(struct places *ps, struct place *p, int fresh,
 
 void place_frozen_done(struct place *p, uint32_t nsteps)
 {
-	for (uint32_t i = 0; i < nsteps; i++) {
-		free(p->step[i].runs);
-		if (p->step[i].layer_fd >= 0)
-			(void)close(p->step[i].layer_fd);
-	}
+	for (uint32_t i = 0; i < nsteps; i++)
+		step_free(&p->step[i]);
 	p->nsteps -= nsteps;
 	memmove(p->step, p->step + nsteps, p->nsteps * sizeof(p->step[0]));
 	memmove(
