@@ -417,24 +417,15 @@ static void sever_behind_failure(void **state)
 	nothing_left(x);
 }
 
-static json_int_t parent_of(struct world *x, const char *snap)
+/* What is told of (snap) as (key); 0 where it is not told. */
+static json_int_t told_of(struct world *x, const char *snap, const char *key)
 {
 	json_t *r =
 	    must(x, "snapshot.show", json_pack("{s:s}", "snapshot", snap));
-	json_int_t id = json_integer_value(json_object_get(r, "parent"));
+	json_int_t n = json_integer_value(json_object_get(r, key));
 
 	json_decref(r);
-	return id;
-}
-
-static json_int_t id_of(struct world *x, const char *snap)
-{
-	json_t *r =
-	    must(x, "snapshot.show", json_pack("{s:s}", "snapshot", snap));
-	json_int_t id = json_integer_value(json_object_get(r, "id"));
-
-	json_decref(r);
-	return id;
+	return n;
 }
 
 /* What is frozen behind a sever descends from nothing, also where it is over
@@ -456,11 +447,11 @@ static void descent_behind_sever(void **state)
 	}
 	must_do(x, "segment.freeze", freeze_params(f, "u"));
 	assert_true(is_owned(x, "s"));
-	assert_int_equal(parent_of(x, "t"), 0);
-	assert_int_equal(parent_of(x, "u"), id_of(x, "t"));
+	assert_int_equal(told_of(x, "t", "parent"), 0);
+	assert_int_equal(told_of(x, "u", "parent"), told_of(x, "t", "id"));
 	must_do(x, "segment.sever", freeze_params(f, "v"));
 	must_do(x, "segment.freeze", freeze_params(f, "w"));
-	assert_int_equal(parent_of(x, "w"), 0);
+	assert_int_equal(told_of(x, "w", "parent"), 0);
 	end_vm(x, f);
 	nothing_left(x);
 }
@@ -592,6 +583,39 @@ static void cursor_of_either_kind(void **state)
 	nothing_left(x);
 }
 
+/* What goes with a snapshot is in no other map: of a cursor, or of a view that
+ * was written and frozen since, as little as of another snapshot. */
+static void what_goes_with_it(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	struct fake *g = launch_vm(x, 1, "w");
+
+	guest_writes(f, 0, 1, 10);
+	must_do(x, "segment.freeze", freeze_params(f, "s"));
+	must_do(x, "view.map",
+	    json_pack("{s:s,s:s,s:b}", "vm", "w", "snapshot", "s", "cow", 1));
+	guest_writes(f, 0, 1, 50);
+	must_do(x, "segment.freeze", freeze_params(f, "t"));
+	assert_int_equal(told_of(x, "s", "exclusive_pages"), NPAGES);
+	g->first = false;
+	guest_writes(g, 0, 2, 20);
+	must_do(x, "segment.freeze", place_params(g, "u"));
+	must_do(x, "snapshot.drop", json_pack("{s:s}", "snapshot", "u"));
+	assert_int_equal(told_of(x, "s", "exclusive_pages"), NPAGES / 2);
+	must_do(x, "dirty.query", cursor_params(true));
+	guest_writes(f, 0, 1, 90);
+	must_do(x, "segment.freeze", freeze_params(f, "v"));
+	assert_int_equal(told_of(x, "t", "exclusive_pages"), 0);
+	assert_int_equal(told_of(x, "t", "exclusive_node_bytes"), 0);
+	end_vm(x, f);
+	end_vm(x, g);
+	assert_int_equal(told_of(x, "t", "exclusive_pages"), NPAGES);
+	assert_int_equal(told_of(x, "s", "exclusive_pages"), NPAGES);
+	drop_all(x);
+	nothing_left(x);
+}
+
 /* A copy for a view is more than what it is made of: there must be room for all
  * of it. */
 static void copies_are_paid_for(void **state)
@@ -642,6 +666,7 @@ int main(void)
 	    T(severed_view),
 	    T(sever_told_late),
 	    T(cursor_of_either_kind),
+	    T(what_goes_with_it),
 	    T(clients_go),
 	    cmocka_unit_test_setup_teardown(
 		copies_are_paid_for, setup_poor, teardown),

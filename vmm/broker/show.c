@@ -351,29 +351,64 @@ static void show_cancelled(struct ctl_req *rq, void *arg)
 	worker_cancel(&op->work);
 }
 
-static void add_other(struct show_op *op, const struct map *m, uint32_t max)
+/* Counted, and held where there is room. */
+static void add_other(struct show_op *op, const struct map *m)
 {
-	if (m->npages == op->map.npages && op->nother < max)
-		op->other[op->nother++] = map_get(&op->b->store, m);
+	if (m->npages != op->map.npages)
+		return;
+	if (op->other != NULL)
+		op->other[op->nother] = map_get(&op->b->store, m);
+	op->nother++;
 }
 
-static uint32_t each_other(struct show_op *op, uint32_t max)
+static void add_cursors(
+    struct show_op *op, const struct cursor set[static CURSORS_MAX])
+{
+	for (uint32_t i = 0; i < CURSORS_MAX; i++)
+		if (set[i].exact)
+			add_other(op, &set[i].base);
+}
+
+/* A view that shows it, and nothing else yet, goes before it does. */
+static void add_place(struct show_op *op, const struct bplace *p)
+{
+	if (p->shown != op->s || p->cur.entry != op->map.entry)
+		add_other(op, &p->cur);
+	if (p->has_severed)
+		add_other(op, &p->severed);
+	add_cursors(op, p->cursor);
+	add_cursors(op, p->guest_cursor);
+}
+
+static void each_other(struct show_op *op)
 {
 	struct broker *b = op->b;
-	uint32_t n = 0;
 
+	op->nother = 0;
 	for (uint32_t i = 0; i < SNAP_BUCKETS; i++)
 		for (struct snap *s = b->snaps[i]; s != NULL; s = s->next)
 			if (s == op->s)
 				op->near = op->nother;
-			else if (++n <= max)
-				add_other(op, &s->map, max);
+			else
+				add_other(op, &s->map);
 	for (struct bvm *vm = b->vms; vm != NULL; vm = vm->next)
 		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
-			if (vm->place[i].used && vm->place[i].shown != op->s &&
-			    ++n <= max)
-				add_other(op, &vm->place[i].cur, max);
-	return n;
+			if (vm->place[i].used)
+				add_place(op, &vm->place[i]);
+}
+
+/* All of them are noted in one turn of the loop: there are as many as were
+ * counted. -ENOMEM. */
+static int note_others(struct show_op *op)
+{
+	each_other(op);
+	op->other = calloc((size_t)op->nother + 1, sizeof(*op->other));
+	if (op->other == NULL) {
+		op->nother = 0;
+		return -ENOMEM;
+	}
+	each_other(op);
+	return 0;
 }
 
 void op_snapshot_show(void *ctx, struct ctl_req *rq)
@@ -383,7 +418,6 @@ void op_snapshot_show(void *ctx, struct ctl_req *rq)
 	struct snap *s = req_snap(b, rq, 0, &num);
 	struct show_op *op = s == NULL ? NULL : calloc(1, sizeof(*op));
 	const struct cap *c;
-	uint32_t max;
 	struct err e;
 
 	if (s == NULL)
@@ -398,17 +432,14 @@ void op_snapshot_show(void *ctx, struct ctl_req *rq)
 		if (s->has_opened)
 			op->form[op->nforms++] = map_get(&b->store, &s->opened);
 		op->alone = calloc((s->map.npages + 63) / 64, 8);
-		max = each_other(op, 0);
-		op->other = calloc((size_t)max + 1, sizeof(*op->other));
 	}
-	if (op == NULL || op->alone == NULL || op->other == NULL) {
+	if (op == NULL || op->alone == NULL || note_others(op) != 0) {
 		if (op != NULL)
 			show_free(op);
 		(void)err_set(&e, -ENOMEM, "no memory to count its pages");
 		ctl_fail(rq, &e);
 		return;
 	}
-	(void)each_other(op, max);
 	(void)cap_lookup(&req_home(rq)->caps, num, 0, &c);
 	memcpy(op->name, c->name, sizeof(op->name));
 	ctl_req_on_cancel(rq, show_cancelled, op);
