@@ -616,6 +616,46 @@ static void what_goes_with_it(void **state)
 	nothing_left(x);
 }
 
+static char asked[3][FIRN_NAME_MAX];
+static uint32_t nasked;
+
+static bool notes_names(struct fake *f)
+{
+	struct wire_map m;
+
+	if (f->p.m.type != WIRE_MAP)
+		return false;
+	memcpy(&m, f->p.payload, sizeof(m));
+	memcpy(asked[nasked++], m.name, sizeof(m.name));
+	return false;
+}
+
+/* Views that nobody named, asked for at once, have names of their own. */
+static void views_without_names(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+
+	must_do(x, "segment.freeze", freeze_params(f, "s"));
+	nasked = 0;
+	f->answers = notes_names;
+	for (int i = 0; i < 2; i++)
+		request(x, "view.map", hand_params(f, "s"), NULL, 0);
+	for (int i = 0; i < 2; i++) {
+		json_t *m = answer(x);
+
+		assert_true(good(m));
+		json_decref(m);
+	}
+	must_do(x, "view.map", hand_params(f, "s"));
+	assert_string_equal(asked[0], "s2.1");
+	assert_string_equal(asked[1], "s2.2");
+	assert_string_equal(asked[2], "s2.3");
+	end_vm(x, f);
+	drop_all(x);
+	nothing_left(x);
+}
+
 /* A copy for a view is more than what it is made of: there must be room for all
  * of it. */
 static void copies_are_paid_for(void **state)
@@ -667,6 +707,7 @@ int main(void)
 	    T(sever_told_late),
 	    T(cursor_of_either_kind),
 	    T(what_goes_with_it),
+	    T(views_without_names),
 	    T(clients_go),
 	    cmocka_unit_test_setup_teardown(
 		copies_are_paid_for, setup_poor, teardown),

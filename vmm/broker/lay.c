@@ -14,8 +14,6 @@
  * is asked again before it goes out.
  */
 #include <errno.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -540,21 +538,6 @@ static void number_start(struct lay_op *op)
 		errand(op->b, &op->w, number, numbered);
 }
 
-/* A view that nobody named is called after its snapshot. */
-static void name_view(struct broker *b, struct lay_req *r)
-{
-	struct bvm *vm = vm_by_id(b, r->vm);
-
-	if (r->name[0] != '\0' || vm == NULL)
-		return;
-	for (unsigned i = 1; i <= WIRE_SEGMENTS_MAX; i++) {
-		(void)snprintf(r->name, sizeof(r->name), "s%" PRIu64 ".%u",
-		    r->snap->id, i);
-		if (place_find(vm, r->name, NULL) == NULL)
-			return;
-	}
-}
-
 static void lay_is_exact(
     struct broker *b, struct exact *x, const struct err *why, void *ctx)
 {
@@ -605,7 +588,6 @@ void lay(struct broker *b, struct asker a, const struct lay_req *r)
 	op->zero_fd = op->runs_fd = op->copied.fd = -1;
 	op->begin_ns = now_ns();
 	(void)snap_hold(r->snap);
-	name_view(b, &op->r);
 	if (r->mode == FIRN_MAP_OWN) {
 		lay_base(op, map_get(&b->store, &r->snap->map));
 		lay_look(op);

@@ -2,6 +2,8 @@
 /* view: what is laid is told to its monitor, which maps it, or reads of it for
  * its guest. */
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -130,6 +132,31 @@ static void map_answer(
 	free(op);
 }
 
+/* Is there a place called (name), or is (vm) asked to make one? */
+static bool is_taken(struct bvm *vm, const char *name)
+{
+	for (const struct call *c = vm->calls; c != NULL; c = c->next) {
+		const struct map_op *mo = c->ctx;
+
+		if (c->fn == map_answer && strcmp(mo->r.name, name) == 0)
+			return true;
+	}
+	return place_find(vm, name, NULL) != NULL;
+}
+
+/* A view that nobody named is called after its snapshot. */
+static void name_view(struct bvm *vm, struct lay_req *r)
+{
+	if (r->name[0] != '\0')
+		return;
+	for (unsigned i = 1; i <= WIRE_SEGMENTS_MAX + CALLS_MAX; i++) {
+		(void)snprintf(r->name, sizeof(r->name), "s%" PRIu64 ".%u",
+		    r->snap->id, i);
+		if (!is_taken(vm, r->name))
+			return;
+	}
+}
+
 /* The layers that do not fit the last message, in messages of their own. */
 static int send_layers(const struct view *v, struct bvm *vm, uint32_t *sent)
 {
@@ -171,6 +198,7 @@ static int map_prepare(struct broker *b, struct bvm *vm, const struct view *v,
 		return err_set(e, -ENOMEM, "no memory for a view");
 	mo->a = v->a;
 	mo->r = *v->r;
+	name_view(vm, &mo->r);
 	mo->extents = v->nruns;
 	mo->begin_ns = v->begin_ns;
 	if (view_reserve(b, vm, v->r, e) != 0) {
@@ -202,7 +230,7 @@ static int send_map(const struct view *v, struct bvm *vm, struct map_op *mo,
 	};
 	int rc;
 
-	memcpy(m.name, v->r->name, sizeof(m.name));
+	memcpy(m.name, mo->r.name, sizeof(m.name));
 	rc = vm_ask(vm, WIRE_MAP, &m, sizeof(m), fds, nfds, map_answer, mo, e);
 	if (rc == 0)
 		(void)snap_hold(v->r->snap);
@@ -257,7 +285,7 @@ int view_tell(
 	}
 	if (rc == 0 && opened != NULL)
 		send_opened(b, v, opened->id, fds, nfds);
-	else if (rc == 0)
+	else if (rc == 0 && mo != NULL)
 		rc = send_map(v, vm, mo, fds, nfds, e);
 	if (rc == 0)
 		return 0;
