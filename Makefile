@@ -168,6 +168,7 @@ $O/tests/%: $O/host/tests/unit/%.o $O/libfirn.a $O/libvmm.a
 sharers := broker ctl place vm
 unit_objs = $(patsubst %.c,$O/host/%.o,$(wildcard tests/unit/$1))
 $(foreach s,$(sharers),$(eval $(patsubst %,$O/tests/%,$(filter test_$s%,$(unit_tests))): $(call unit_objs,$s_*.c)))
+$O/tests/test_broker_storm: $(call unit_objs,storm_*.c)
 # What the programs of a group share: the sources beside them that are no tests.
 shared = $(patsubst %.c,$O/host/%.o,$(filter-out tests/$1/test_%,$(wildcard tests/$1/*.c)))
 $O/libmodel.a: $(call shared,model)

@@ -114,6 +114,7 @@ struct fake {
 	bool used;
 	/* Asked first of each request: has it answered in its own way? */
 	bool (*answers)(struct fake *f);
+	void *ctx; /* for it */
 	int sock;
 	pid_t pid;
 	char name[32];
