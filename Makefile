@@ -165,7 +165,7 @@ $O/tests/%: $O/host/tests/unit/%.o $O/libfirn.a $O/libvmm.a
 	@echo "  LD   $@"
 	$Q$(CC) $(ldflags) $(filter %.o,$^) $(filter %.a,$^) $(wraps) $(libs) -lcmocka -o $@
 # What the tests of one thing share: test_broker*.c are linked with broker_*.c.
-sharers := broker ctl place vm
+sharers := broker ctl libfirn place vm
 unit_objs = $(patsubst %.c,$O/host/%.o,$(wildcard tests/unit/$1))
 $(foreach s,$(sharers),$(eval $(patsubst %,$O/tests/%,$(filter test_$s%,$(unit_tests))): $(call unit_objs,$s_*.c)))
 $O/tests/test_broker_storm: $(call unit_objs,storm_*.c)
