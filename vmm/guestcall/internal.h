@@ -98,6 +98,10 @@ void guest_leave(struct guest *g);
 int64_t linux_call(struct guest_call *c);
 int64_t firn_call(struct guest_call *c);
 
+/* vCPU (cpu) is in the stub of (vector): cured, or *end is filled. */
+enum guest_verdict guest_trap(struct guest *g, uint32_t cpu, uint32_t vector,
+    struct cpu_regs *r, struct guest_end *end);
+
 /* Files. */
 int files_init(struct guest *g);
 void files_fini(struct guest *g);
