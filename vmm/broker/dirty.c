@@ -19,6 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "shared/bits.h"
 #include "vmm/broker/internal.h"
 
 /* Room for WIRE_CURSOR_CLIENT before it and a NUL behind. */
@@ -135,8 +136,7 @@ static int plain_bitmap(struct plain_op *op, const uint64_t *bits)
 {
 	uint64_t nwords = (op->npages + 63) / 64;
 
-	for (uint64_t i = 0; i < nwords; i++)
-		op->pages.pages += (uint64_t)__builtin_popcountll(bits[i]);
+	op->pages.pages = bits_count(bits, nwords);
 	op->out = wire_blob("firn-bitmap", bits, nwords * sizeof(*bits));
 	return op->out < 0 ? op->out : 0;
 }

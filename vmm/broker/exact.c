@@ -103,11 +103,7 @@ static uint64_t **bits_of_files(const struct exact_op *op)
  * it? */
 static bool all_reached(const struct exact_file *f, const uint64_t *bits)
 {
-	uint64_t n = 0;
-
-	for (uint64_t i = 0; i <= f->npages / 64; i++)
-		n += (uint64_t)__builtin_popcountll(bits[i]);
-	return n >= f->used;
+	return bits_count(bits, f->npages / 64 + 1) >= f->used;
 }
 
 static int count_reached(struct exact_op *op)

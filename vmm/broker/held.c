@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "shared/bits.h"
 #include "vmm/broker/internal.h"
 
 #define SMALL_FILES_MAX 1024u /* of one VM; there are FILES_MAX in all */
@@ -17,15 +18,10 @@ struct file_bits {
 	uint64_t w[FILES_MAX / 64];
 };
 
-static void mark(struct file_bits *f, uint32_t file)
-{
-	f->w[file / 64] |= 1ULL << file % 64;
-}
-
 static void mark_pins(struct file_bits *f, const struct pins *p)
 {
 	for (uint32_t i = 0; i < p->n; i++)
-		mark(f, p->file[i]);
+		bit_set(f->w, p->file[i]);
 }
 
 /* Large files are few, for they are large: the bank ends those. */
@@ -34,12 +30,11 @@ static uint32_t count_small(struct broker *b, const struct file_bits *f)
 	struct lfile_stat st;
 	uint32_t n = 0;
 
-	for (uint32_t i = 0; i < FILES_MAX / 64; i++)
-		for (uint64_t w = f->w[i]; w != 0; w &= w - 1) {
-			lfile_stat(b->layers,
-			    i * 64 + (uint32_t)__builtin_ctzll(w), &st);
-			n += st.bytes < TIDY_MERGE_NPAGES * PAGE_SIZE;
-		}
+	for (uint64_t i = bits_next(f->w, FILES_MAX, 0, true); i < FILES_MAX;
+	     i = bits_next(f->w, FILES_MAX, i + 1, true)) {
+		lfile_stat(b->layers, (uint32_t)i, &st);
+		n += st.bytes < TIDY_MERGE_NPAGES * PAGE_SIZE;
+	}
 	return n;
 }
 
@@ -49,7 +44,7 @@ static int check_files(struct broker *b, const struct bvm *vm,
 	struct file_bits f = {0};
 
 	for (uint32_t i = 0; i < n; i++)
-		mark(&f, file[i]);
+		bit_set(f.w, file[i]);
 	for (const struct held *h = vm->held; h != NULL; h = h->next)
 		mark_pins(&f, &h->pins);
 	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)

@@ -72,7 +72,7 @@ static int show_run(void *ctx, const struct page_run *r)
 	}
 	op->extents++;
 	for (uint64_t i = 0; i < r->npages; i++)
-		op->alone[(r->page + i) / 64] |= 1ULL << (r->page + i) % 64;
+		bit_set(op->alone, r->page + i);
 	return see_layer(op, r->layer);
 }
 
@@ -128,23 +128,19 @@ static int count_forms(struct show_op *op)
 
 static uint64_t count_alone(const struct show_op *op)
 {
-	uint64_t n = 0;
-
-	for (uint64_t i = 0; i < (op->map.npages + 63) / 64; i++)
-		n += (uint64_t)__builtin_popcountll(op->alone[i]);
-	return n;
+	return bits_count(op->alone, (op->map.npages + 63) / 64);
 }
 
 /* List them, if they are few by now. */
 static void list_few(struct show_op *op)
 {
+	uint64_t n = op->map.npages;
+
 	if (count_alone(op) > SHOW_FEW)
 		return;
-	for (uint64_t i = 0; i < (op->map.npages + 63) / 64; i++)
-		for (uint64_t w = op->alone[i]; w != 0; w &= w - 1)
-			(void)map_lookup(&op->map,
-			    i * 64 + (uint64_t)__builtin_ctzll(w),
-			    &op->few[op->nfew++]);
+	for (uint64_t i = bits_next(op->alone, n, 0, true); i < n;
+	     i = bits_next(op->alone, n, i + 1, true))
+		(void)map_lookup(&op->map, i, &op->few[op->nfew++]);
 	op->listed = true;
 }
 
@@ -256,7 +252,7 @@ static void find_files(const struct show_op *op, uint64_t *bits)
 		    layer_pieces(op->b->layers, op->layers[i], &n);
 
 		for (; n > 0; n--, p++)
-			bits[p->file / 64] |= 1ULL << p->file % 64;
+			bit_set(bits, p->file);
 	}
 }
 
@@ -282,13 +278,11 @@ static int count_files(const struct show_op *op, struct show_files *f)
 	if (by == NULL)
 		return -ENOMEM;
 	find_files(op, bits);
-	for (uint32_t i = 0; i < FILES_MAX / 64; i++)
-		for (uint64_t w = bits[i]; w != 0; w &= w - 1) {
-			uint32_t n = i * 64 + (uint32_t)__builtin_ctzll(w);
-
-			lfile_stat(op->b->layers, n, &st);
-			add_file(f, &st, by[n]);
-		}
+	for (uint64_t i = bits_next(bits, FILES_MAX, 0, true); i < FILES_MAX;
+	     i = bits_next(bits, FILES_MAX, i + 1, true)) {
+		lfile_stat(op->b->layers, (uint32_t)i, &st);
+		add_file(f, &st, by[i]);
+	}
 	free(by);
 	return 0;
 }

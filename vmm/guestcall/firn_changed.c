@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "shared/bits.h"
 #include "vmm/core/cleanup.h"
 
 /*
@@ -159,42 +160,22 @@ struct page_set {
 	struct firn_pages count;
 };
 
-static bool bit_at(const struct page_set *s, uint64_t i)
-{
-	return i < s->nwords * 64 && (s->words[i / 64] >> (i % 64) & 1);
-}
-
-static void clear_bits(struct page_set *s, const struct firn_extent *x)
-{
-	for (uint64_t i = x->first; i < x->first + x->npages; i++)
-		s->words[i / 64] &= ~(1ULL << i % 64);
-}
-
 /* The set as extents: all of them counted; those that (a) has room for, the
  * first ones, go there and leave the set. */
 static void take_extents(struct page_set *s, struct answer *a)
 {
 	struct firn_pages *n = &s->count;
-	uint64_t i = 0;
+	uint64_t end = s->nwords * 64;
+	uint64_t to;
 
-	while (i < s->nwords * 64) {
-		struct firn_extent x = {.first = i};
-
-		if (s->words[i / 64] == 0) {
-			i = (i / 64 + 1) * 64;
-			continue;
-		}
-		while (bit_at(s, i))
-			i++;
-		x.npages = i - x.first;
-		if (x.npages == 0) {
-			i++;
-			continue;
-		}
-		n->pages += x.npages;
+	for (uint64_t i = bits_next(s->words, end, 0, true); i < end;
+	     i = bits_next(s->words, end, to, true)) {
+		to = bits_next(s->words, end, i, false);
+		n->pages += to - i;
 		if (n->nextents < a->max) {
-			a->x[n->nextents] = x;
-			clear_bits(s, &x);
+			a->x[n->nextents] =
+			    (struct firn_extent){.first = i, .npages = to - i};
+			bits_clear(s->words, i, to);
 		}
 		n->nextents++;
 	}

@@ -5,22 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shared/bits.h"
 #include "shared/page/run.h"
-
-static bool bit_get(const uint64_t *w, uint32_t i)
-{
-	return w[i / 64] >> (i % 64) & 1;
-}
-
-static void bit_set(uint64_t *w, uint32_t i)
-{
-	w[i / 64] |= 1ULL << (i % 64);
-}
-
-static void bit_clear(uint64_t *w, uint32_t i)
-{
-	w[i / 64] &= ~(1ULL << (i % 64));
-}
 
 int frames_init(struct frames *f, uint64_t npages)
 {

@@ -74,34 +74,17 @@ int extset_add(struct extset *s, uint64_t first, uint64_t npages)
 	return 0;
 }
 
-/* The first page from (i) on whose bit is (set), or npages. */
-static uint64_t next_bit(
-    const uint64_t *words, uint64_t npages, uint64_t i, int set)
-{
-	while (i < npages) {
-		uint64_t w = set ? words[i / 64] : ~words[i / 64];
-
-		w >>= i % 64;
-		if (w != 0) {
-			i += (uint64_t)__builtin_ctzll(w);
-			break;
-		}
-		i += 64 - i % 64;
-	}
-	return i < npages ? i : npages;
-}
-
 int extset_add_bits(
     struct extset *s, const uint64_t *words, uint64_t first, uint64_t npages)
 {
-	uint64_t i = next_bit(words, npages, 0, 1);
+	uint64_t i = bits_next(words, npages, 0, true);
 	int rc = 0;
 
 	while (i < npages && rc == 0) {
-		uint64_t end = next_bit(words, npages, i, 0);
+		uint64_t end = bits_next(words, npages, i, false);
 
 		rc = extset_add(s, first + i, end - i);
-		i = next_bit(words, npages, end, 1);
+		i = bits_next(words, npages, end, true);
 	}
 	return rc;
 }

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <sys/mman.h>
 
+#include "shared/bits.h"
+
 #define REOPEN_SHARE 8u /* of a slab: this much is free */
 
 /* At the beginning of its memory; the blocks are behind the bits. */
@@ -200,9 +202,9 @@ void arena_free(struct arena *a, void *p)
 	struct slab *s = (struct slab *)((uintptr_t)p - off);
 	size_t i = (off - blocks_at(a)) / a->block;
 
-	assert(s->bits[i / 64] & (1ULL << (i % 64)));
+	assert(bit_get(s->bits, i));
 	ASAN_POISON_MEMORY_REGION(p, a->block);
-	s->bits[i / 64] &= ~(1ULL << (i % 64));
+	bit_clear(s->bits, i);
 	s->used--;
 	if (i / 64 < s->at)
 		s->at = (uint32_t)(i / 64);

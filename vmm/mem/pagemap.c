@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "shared/bits.h"
 #include "shared/page/run.h"
 
 /* From the kernel's fs.h; the headers of 6.1 do not have them. */
@@ -68,10 +69,8 @@ static void found_range(
 
 	if (kind == FOUND_PRIVATE)
 		f->count += last - first;
-	if (bits == NULL)
-		return;
-	for (uint64_t p = first; p < last; p++)
-		bits[p / 64] |= 1ULL << (p % 64);
+	if (bits != NULL)
+		bits_set(bits, first, last);
 }
 
 static int by_scan(int fd, struct found *f, uint64_t end)

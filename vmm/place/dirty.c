@@ -11,18 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shared/bits.h"
 #include "vmm/kvm/kvm_dirty.h"
 #include "vmm/mem/pagemap.h"
 #include "vmm/place/internal.h"
-
-uint64_t bits_count(const uint64_t *bits, size_t nwords)
-{
-	uint64_t n = 0;
-
-	for (size_t i = 0; i < nwords; i++)
-		n += (uint64_t)__builtin_popcountll(bits[i]);
-	return n;
-}
 
 void dirty_wrote(void *place, uint64_t page, uint64_t npages)
 {

@@ -54,7 +54,7 @@ static int seal_steps(struct place *p, struct err *e)
 /* --- the order of things -------------------------------------------------- */
 
 /* Without touching words that never had memory. */
-static void bits_clear(uint64_t *bits, size_t nwords)
+static void words_zero(uint64_t *bits, size_t nwords)
 {
 	for (size_t i = 0; i < nwords; i++)
 		if (bits[i] != 0)
@@ -110,7 +110,7 @@ static void commit(struct place *p, struct lift *l)
 	int fd = l->first ? p->memfd : l->fd;
 
 	if (l->first) {
-		bits_clear(p->pending, place_words(p));
+		words_zero(p->pending, place_words(p));
 		p->memfd = -1;
 		p->base_npages = l->dirty;
 		p->nvmas = (uint32_t)(2 * l->nruns + 1);
@@ -161,7 +161,7 @@ static void trim(struct place *p, struct lift *l, struct place_step *s)
 		copies_forget(p);
 	else
 		copies_add(p);
-	bits_clear(p->taken, place_words(p));
+	words_zero(p->taken, place_words(p));
 	unmap_copies(l);
 	/* On failure the layer is what it says, longer than it need be. */
 	if (s != NULL && s->layer_fd >= 0 && !s->first &&

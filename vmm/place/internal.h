@@ -106,18 +106,6 @@ static inline uint64_t place_nchunks(const struct place *p)
 	return (p->npages + LEAF_NPAGES - 1) / LEAF_NPAGES;
 }
 
-static inline bool bit_get(const uint64_t *bits, uint64_t i)
-{
-	return (bits[i / 64] >> (i % 64) & 1) != 0;
-}
-
-static inline void bit_set(uint64_t *bits, uint64_t i)
-{
-	bits[i / 64] |= 1ULL << (i % 64);
-}
-
-uint64_t bits_count(const uint64_t *bits, size_t nwords);
-
 /* --- places.c ------------------------------------------------------------- */
 
 /* Refuse names that are empty, too long, or not one plain word: -EINVAL. */

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "shared/bits.h"
 #include "vmm/place/lift.h"
 
 /* Unmapping ahead of the pause. */
@@ -36,19 +37,7 @@ static uint64_t chunk_npages(const struct place *p, uint64_t chunk)
 static uint64_t next_chunk(
     const struct place *p, const uint64_t *data, uint64_t chunk, bool set)
 {
-	uint64_t n = place_nchunks(p);
-
-	while (chunk < n) {
-		uint64_t w = set ? data[chunk / 64] : ~data[chunk / 64];
-
-		w >>= chunk % 64;
-		if (w != 0) {
-			chunk += (uint64_t)__builtin_ctzll(w);
-			break;
-		}
-		chunk += 64 - chunk % 64;
-	}
-	return chunk < n ? chunk : n;
+	return bits_next(data, place_nchunks(p), chunk, set);
 }
 
 static uint64_t count_extents(const struct place *p, const uint64_t *data)

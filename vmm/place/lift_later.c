@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "shared/bits.h"
 #include "vmm/place/lift.h"
 
 /* The guest goes on writing between the count and the pause: room for more. */

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "shared/bits.h"
 #include "vmm/mem/pagemap.h"
 #include "vmm/place/internal.h"
 
@@ -73,16 +74,14 @@ static int find_own(struct relay *l, struct err *e)
 static void move_own(struct relay *l, bool back)
 {
 	unsigned char *kept = l->kept;
-	size_t n = place_words(l->p);
+	uint64_t n = l->p->npages;
 
-	for (size_t i = 0; i < n; i++) {
-		for (uint64_t w = l->own[i]; w != 0; w &= w - 1) {
-			uint64_t page = i * 64 + (uint64_t)__builtin_ctzll(w);
-			unsigned char *at = l->p->hva + page * PAGE_SIZE;
+	for (uint64_t i = bits_next(l->own, n, 0, true); i < n;
+	     i = bits_next(l->own, n, i + 1, true)) {
+		unsigned char *at = l->p->hva + i * PAGE_SIZE;
 
-			memcpy(back ? at : kept, back ? kept : at, PAGE_SIZE);
-			kept += PAGE_SIZE;
-		}
+		memcpy(back ? at : kept, back ? kept : at, PAGE_SIZE);
+		kept += PAGE_SIZE;
 	}
 }
 

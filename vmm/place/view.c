@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "shared/bits.h"
 #include "vmm/place/internal.h"
 #include "vmm/place/track.h"
 
