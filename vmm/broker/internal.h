@@ -27,6 +27,7 @@
 #include "vmm/layer/filetab.h"
 #include "vmm/layer/layer.h"
 #include "vmm/map/map.h"
+#include "vmm/map/runs.h"
 #include "vmm/wire/wire.h"
 
 /* --- home.c: names and capabilities --------------------------------------- */
@@ -73,12 +74,6 @@ int bank_reserve(
     struct broker *b, struct bvm *vm, uint64_t bytes, struct err *e);
 void bank_release(struct broker *b, struct bvm *vm, uint64_t bytes);
 
-/* A growing list of runs. */
-struct runs {
-	struct page_run *r;
-	size_t n, cap, max;
-};
-int runs_add(struct runs *rs, const struct page_run *r); /* a map_run_fn body */
 int runs_of(const struct map *m, uint64_t first, uint64_t npages,
     struct runs *out); /* appends; -ENOMEM, -E2BIG */
 /* All runs of (m), for an errand: -EAGAIN also, see there. */

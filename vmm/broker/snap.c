@@ -200,24 +200,6 @@ void bank_release(struct broker *b, struct bvm *vm, uint64_t bytes)
 
 /* --- lists of runs -------------------------------------------------------- */
 
-int runs_add(struct runs *rs, const struct page_run *r)
-{
-	if (rs->n == rs->cap) {
-		size_t cap = rs->cap == 0 ? 64 : rs->cap * 2;
-		struct page_run *p;
-
-		if (rs->n >= rs->max)
-			return -E2BIG;
-		p = realloc(rs->r, cap * sizeof(*p));
-		if (p == NULL)
-			return -ENOMEM;
-		rs->r = p;
-		rs->cap = cap;
-	}
-	rs->r[rs->n++] = *r;
-	return 0;
-}
-
 static int add_run(void *ctx, const struct page_run *r)
 {
 	return runs_add(ctx, r);

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "vmm/map/runs.h"
+
 void meld_conflicts_free(struct meld_conflicts *c)
 {
 	extset_free(&c->write_write);
@@ -84,36 +86,16 @@ int meld_blind(const struct map *base, const struct map *m, map_stop_fn *stop,
 
 /* --- runs ----------------------------------------------------------------- */
 
-struct list {
-	struct page_run *r;
-	size_t n, cap;
-};
-
 static int add_run(void *ctx, const struct page_run *r)
 {
-	struct list *l = ctx;
-
-	if (l->n == l->cap) {
-		size_t cap = l->cap == 0 ? 64 : l->cap * 2;
-		struct page_run *p;
-
-		if (l->n >= MELD_RUNS_MAX)
-			return -E2BIG;
-		p = realloc(l->r, cap * sizeof(*p));
-		if (p == NULL)
-			return -ENOMEM;
-		l->r = p;
-		l->cap = cap;
-	}
-	l->r[l->n++] = *r;
-	return 0;
+	return runs_add(ctx, r);
 }
 
 /* The extents of both sets in the order of their pages. */
 int meld_runs(const struct map *a, const struct extset *wa, const struct map *b,
     const struct extset *wb, struct page_run **runs, size_t *nruns)
 {
-	struct list out = {0};
+	struct runs out = {.max = MELD_RUNS_MAX};
 	size_t i = 0;
 	size_t k = 0;
 	int rc = 0;

@@ -2,9 +2,10 @@
 #include "vmm/layer/filetab.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "vmm/map/runs.h"
 
 #define WANT_START 16
 
@@ -168,40 +169,6 @@ void filetab_free(struct filetab *t)
 
 /* --- translating ---------------------------------------------------------- */
 
-struct out {
-	struct page_run *run;
-	size_t n;
-	size_t cap;
-	size_t max;
-};
-
-static bool continues(const struct page_run *a, const struct page_run *b)
-{
-	return a->page + a->npages == b->page && a->layer == b->layer &&
-	       (a->layer == RUN_ZERO || a->index + a->npages == b->index);
-}
-
-static int out_add(struct out *o, const struct page_run *r)
-{
-	if (o->n > 0 && continues(&o->run[o->n - 1], r)) {
-		o->run[o->n - 1].npages += r->npages;
-		return 0;
-	}
-	if (o->n == o->max)
-		return -E2BIG;
-	if (o->n == o->cap) {
-		size_t cap = o->cap == 0 ? 64 : o->cap * 2;
-		struct page_run *p = realloc(o->run, cap * sizeof(*p));
-
-		if (p == NULL)
-			return -ENOMEM;
-		o->run = p;
-		o->cap = cap;
-	}
-	o->run[o->n++] = *r;
-	return 0;
-}
-
 /* The last of (l)'s pieces that begins at or before (index). */
 static size_t piece_at(
     const struct filetab *t, const struct filetab_layer *l, uint64_t index)
@@ -221,7 +188,7 @@ static size_t piece_at(
 }
 
 static int add_pieces(const struct filetab *t, const struct filetab_layer *l,
-    struct page_run r, struct out *o)
+    struct page_run r, struct runs *out)
 {
 	size_t i = piece_at(t, l, r.index);
 
@@ -238,7 +205,7 @@ static int add_pieces(const struct filetab *t, const struct filetab_layer *l,
 			to.npages = p->npages - off;
 		to.index = p->at + off;
 		to.layer = p->file;
-		rc = out_add(o, &to);
+		rc = runs_join(out, &to);
 		if (rc != 0)
 			return rc;
 		r.page += to.npages;
@@ -249,7 +216,7 @@ static int add_pieces(const struct filetab *t, const struct filetab_layer *l,
 }
 
 static int add_all(const struct filetab *t, const struct page_run *run,
-    size_t n, struct out *o)
+    size_t n, struct runs *out)
 {
 	const struct filetab_layer *l = NULL;
 	int rc = 0;
@@ -258,13 +225,13 @@ static int add_all(const struct filetab *t, const struct page_run *run,
 		struct filetab_layer key = {.id = run[i].layer};
 
 		if (run[i].layer == RUN_ZERO) {
-			rc = out_add(o, &run[i]);
+			rc = runs_join(out, &run[i]);
 			continue;
 		}
 		if (l == NULL || l->id != key.id)
 			l = bsearch(&key, t->layer, t->nlayers,
 			    sizeof(*t->layer), by_id);
-		rc = l == NULL ? -EPROTO : add_pieces(t, l, run[i], o);
+		rc = l == NULL ? -EPROTO : add_pieces(t, l, run[i], out);
 	}
 	return rc;
 }
@@ -272,14 +239,14 @@ static int add_all(const struct filetab *t, const struct page_run *run,
 int filetab_runs(const struct filetab *t, const struct page_run *run, size_t n,
     size_t max, struct page_run **out, size_t *nout)
 {
-	struct out o = {.max = max};
-	int rc = add_all(t, run, n, &o);
+	struct runs all = {.max = max};
+	int rc = add_all(t, run, n, &all);
 
 	if (rc != 0) {
-		free(o.run);
+		free(all.r);
 		return rc;
 	}
-	*out = o.run;
-	*nout = o.n;
+	*out = all.r;
+	*nout = all.n;
 	return 0;
 }

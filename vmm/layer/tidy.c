@@ -99,7 +99,7 @@ static void let_go(struct tidy *t)
 	free(t->layer);
 	free(t->piece);
 	free(t->extent);
-	free(t->run);
+	free(t->runs.r);
 	free(t);
 }
 
@@ -113,6 +113,7 @@ int tidy_begin(struct layer_set *set, struct map_store *st,
 		return -ENOMEM;
 	t->set = set;
 	t->st = st;
+	t->runs.max = SIZE_MAX;
 	t->copied.fd = -1;
 	t->res.nodes = st->nnodes;
 	rc = note_files(t, conf);

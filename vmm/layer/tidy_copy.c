@@ -4,28 +4,6 @@
 
 #include "vmm/layer/tidy_job.h"
 
-static int add_run(struct tidy *t, const struct page_run *r)
-{
-	struct page_run *last = t->nruns == 0 ? NULL : &t->run[t->nruns - 1];
-
-	if (last != NULL && last->layer == r->layer &&
-	    last->index + last->npages == r->index) {
-		last->npages += r->npages;
-		return 0;
-	}
-	if (t->run == NULL || t->nruns == t->runs_cap) {
-		size_t cap = t->runs_cap == 0 ? 256 : t->runs_cap * 2;
-		struct page_run *p = realloc(t->run, cap * sizeof(*p));
-
-		if (p == NULL)
-			return -ENOMEM;
-		t->run = p;
-		t->runs_cap = cap;
-	}
-	t->run[t->nruns++] = *r;
-	return 0;
-}
-
 /* The pieces that (l) will have, at most: one that stays is counted with each
  * of its parts. */
 static int count_to(struct tidy *t, struct tidy_layer *l,
@@ -69,7 +47,7 @@ static int add_to(struct tidy *t, struct tidy_layer *l,
 	l->to[l->nto++] = (struct layer_piece){
 	    .first = first, .npages = npages, .at = r.page, .file = t->nfiles};
 	t->res.moved_bytes += npages * PAGE_SIZE;
-	return add_run(t, &r);
+	return runs_join(&t->runs, &r);
 }
 
 static int plan(struct tidy *t)
@@ -95,14 +73,15 @@ static int copy(struct tidy *t)
 	int *fd = calloc((size_t)t->nfiles + 1, sizeof(*fd));
 	struct layer_job job = {
 	    .layer_fd = fd, .nfds = t->nfiles, .cancel = t->cancel};
-	struct page_run *to = calloc(t->nruns + 1, sizeof(*to));
+	struct page_run *to = calloc(t->runs.n + 1, sizeof(*to));
 	int rc = -ENOMEM;
 
 	if (fd != NULL && to != NULL) {
 		for (uint32_t i = 0; i < t->nfiles; i++)
 			fd[i] = t->file[i].fd;
-		rc = layer_copy_runs(&job, (struct run_list){t->run, t->nruns},
-		    to, &t->copied, &t->e);
+		rc = layer_copy_runs(&job,
+		    (struct run_list){t->runs.r, t->runs.n}, to, &t->copied,
+		    &t->e);
 	}
 	free(fd);
 	free(to);
@@ -113,7 +92,7 @@ int tidy_copy(struct tidy *t)
 {
 	int rc = plan(t);
 
-	if (rc == 0 && t->nruns > 0)
+	if (rc == 0 && t->runs.n > 0)
 		rc = copy(t);
 	return rc;
 }

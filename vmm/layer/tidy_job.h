@@ -16,6 +16,7 @@
 
 #include "vmm/layer/layer_copy.h"
 #include "vmm/layer/tidy.h"
+#include "vmm/map/runs.h"
 
 /* A file as it was at the begin. */
 struct tidy_file {
@@ -63,9 +64,7 @@ struct tidy {
 	struct tidy_extent *extent; /* sorted, apart from each other */
 	size_t nextents;
 	size_t extents_cap;
-	struct page_run *run; /* what is copied, in order */
-	size_t nruns;
-	size_t runs_cap;
+	struct runs runs; /* what is copied, in order */
 	struct layer_copied copied;
 	uint32_t whose; /* what is copied */
 	struct tidy_result res;
@@ -75,8 +74,8 @@ struct tidy {
 	struct err e;
 };
 
-/* Fill in the extents, the live pages of each file and what the result says of them.
- * -ENOMEM, -ECANCELED. */
+/* Fill in the extents, the live pages of each file and what the result says of
+ * them. -ENOMEM, -ECANCELED. */
 int tidy_find_live(struct tidy *t);
 
 typedef int tidy_part_fn(struct tidy *t, struct tidy_layer *l,
