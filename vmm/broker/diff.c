@@ -9,12 +9,6 @@
 #include "vmm/broker/internal.h"
 #include "vmm/layer/layer_copy.h"
 
-struct extents {
-	struct firn_extent *x;
-	uint64_t n, cap;
-	uint64_t pages;
-};
-
 struct diff_op {
 	struct errand w;
 	struct broker *b;
@@ -31,7 +25,7 @@ struct diff_op {
 	void *end_ctx;
 	struct filetab tab;
 	struct runs bytes[2]; /* of the pages whose places differ */
-	struct extents out;
+	struct extset out;
 	int fd; /* what the answer has of them in a memfd; or -1 */
 	uint64_t nodes;
 	uint64_t diff_ns;
@@ -59,7 +53,7 @@ static void diff_free(struct diff_op *op)
 	free(op->bytes[1].r);
 	/* The maps of places as they were may have been the last holders. */
 	layers_reap(op->b);
-	free(op->out.x);
+	extset_free(&op->out);
 	if (op->fd >= 0)
 		(void)close(op->fd);
 	free(op);
@@ -70,27 +64,7 @@ static void diff_free(struct diff_op *op)
 
 static int add_extent(void *ctx, uint64_t page, uint64_t npages)
 {
-	struct extents *o = ctx;
-
-	o->pages += npages;
-	if (o->n > 0 && o->x[o->n - 1].first + o->x[o->n - 1].npages == page) {
-		o->x[o->n - 1].npages += npages;
-		return 0;
-	}
-	if (o->n == o->cap) {
-		uint64_t cap = o->cap == 0 ? 64 : o->cap * 2;
-		struct firn_extent *x;
-
-		if (o->n >= RUNS_MAX)
-			return -E2BIG;
-		x = realloc(o->x, cap * sizeof(*x));
-		if (x == NULL)
-			return -ENOMEM;
-		o->x = x;
-		o->cap = cap;
-	}
-	o->x[o->n++] = (struct firn_extent){.first = page, .npages = npages};
-	return 0;
+	return extset_add(ctx, page, npages);
 }
 
 /* What (m) shows in the pages of (x): zero beyond its end. */
@@ -130,7 +104,7 @@ static int find_bytes(struct diff_op *op)
 /* One that is here is over within a thousand nodes, or begins anew. */
 static bool diff_stops(void *ctx)
 {
-	const struct extents *o = ctx;
+	const struct extset *o = ctx;
 	const struct diff_op *op =
 	    (const struct diff_op *)((const char *)o -
 				     offsetof(struct diff_op, out));
@@ -159,7 +133,7 @@ static uint64_t guest_extents(const struct diff_op *op)
 /* What is too much for a message. */
 static int diff_blob(struct diff_op *op)
 {
-	const struct extents *o = &op->out;
+	const struct extset *o = &op->out;
 
 	if (op->bitmap)
 		return bitmap_blob(o->x, o->n, op->map[0].npages, &op->fd);
@@ -214,8 +188,7 @@ static int compare_run(struct errand *w)
 	}
 	if (rc != 0)
 		return rc;
-	free(op->out.x);
-	op->out = (struct extents){0};
+	extset_free(&op->out);
 	rc = layer_compare_runs(&job, l[0], l[1], add_extent, &op->out, &w->e);
 	return rc == 0 ? diff_blob(op) : rc;
 }
@@ -302,7 +275,7 @@ static void answer_client(struct diff_op *op)
 /* Up to which page the first (n) extents tell of everything. */
 static uint64_t told_by(const struct diff_op *op, uint64_t n)
 {
-	const struct extents *o = &op->out;
+	const struct extset *o = &op->out;
 
 	if (n == o->n)
 		return op->map[1].npages;

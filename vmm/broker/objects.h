@@ -41,7 +41,7 @@
 #define LINK_QUEUE_MAX  256u       /* packets that wait for a monitor to read */
 #define LINK_FDS_MAX    4352u      /* descriptors in them: of one view */
 #define CURSORS_MAX     8u         /* of one place */
-#define RUNS_MAX        (4u << 20) /* of one step, one view, one diff */
+#define RUNS_MAX        (4u << 20) /* of one step, one view */
 #define EXTENTS_INLINE  4096u      /* in a reply; more come as a memfd */
 #define RESERVE_FDS     16u /* kept so that a freeze's answer is never lost */
 #define KILL_GRACE_MS   2000u
