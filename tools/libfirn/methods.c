@@ -46,8 +46,9 @@ int firn_call_packed(struct firn *c, const char *method, json_t *params,
 	return firn_call_json(c, method, params, NULL, 0, res, fds, nfds, e);
 }
 
-static int lift(struct firn *c, const char *method, json_t *params,
-    struct firn_freeze_result *out, struct firn_error *e)
+static int lift(struct firn *c, const char *method, const char *vm,
+    const char *segment, const char *name, struct firn_freeze_result *out,
+    struct firn_error *e)
 {
 	const struct member members[] = {
 	    {"snapshot", &out->snapshot},
@@ -59,7 +60,10 @@ static int lift(struct firn *c, const char *method, json_t *params,
 	    {NULL, NULL},
 	};
 	json_t *res;
-	int r = firn_call_packed(c, method, params, &res, NULL, NULL, e);
+	int r = firn_call_packed(c, method,
+	    json_pack("{s:s, s:s*, s:s*}", "vm", vm, "segment", segment, "name",
+		name),
+	    &res, NULL, NULL, e);
 
 	if (r != 0)
 		return r;
@@ -71,19 +75,13 @@ static int lift(struct firn *c, const char *method, json_t *params,
 int firn_freeze(struct firn *c, const char *vm, const char *segment,
     const char *name, struct firn_freeze_result *out, struct firn_error *e)
 {
-	return lift(c, "segment.freeze",
-	    json_pack("{s:s, s:s*, s:s*}", "vm", vm, "segment", segment, "name",
-		name),
-	    out, e);
+	return lift(c, "segment.freeze", vm, segment, name, out, e);
 }
 
 int firn_sever(struct firn *c, const char *vm, const char *segment,
     const char *name, struct firn_freeze_result *out, struct firn_error *e)
 {
-	return lift(c, "segment.sever",
-	    json_pack("{s:s, s:s*, s:s*}", "vm", vm, "segment", segment, "name",
-		name),
-	    out, e);
+	return lift(c, "segment.sever", vm, segment, name, out, e);
 }
 
 /* What must be true or false, as 1 or 0. */
@@ -166,11 +164,14 @@ int firn_adopt(struct firn *c, const char *vm, const char *snapshot,
 	return r;
 }
 
-static int hand(struct firn *c, const char *method, json_t *params, int *moved,
-    struct firn_error *e)
+static int hand(struct firn *c, const char *method, const char *vm,
+    const char *snapshot, const char *name, int *moved, struct firn_error *e)
 {
 	json_t *res;
-	int r = firn_call_packed(c, method, params, &res, NULL, NULL, e);
+	int r = firn_call_packed(c, method,
+	    json_pack("{s:s, s:s, s:s*}", "vm", vm, "snapshot", snapshot,
+		"name", name),
+	    &res, NULL, NULL, e);
 
 	if (r != 0)
 		return r;
@@ -182,19 +183,13 @@ static int hand(struct firn *c, const char *method, json_t *params, int *moved,
 int firn_give(struct firn *c, const char *vm, const char *snapshot,
     const char *name, int *moved, struct firn_error *e)
 {
-	return hand(c, "vm.give",
-	    json_pack("{s:s, s:s, s:s*}", "vm", vm, "snapshot", snapshot,
-		"name", name),
-	    moved, e);
+	return hand(c, "vm.give", vm, snapshot, name, moved, e);
 }
 
 int firn_take(struct firn *c, const char *vm, const char *snapshot,
     const char *name, int *moved, struct firn_error *e)
 {
-	return hand(c, "vm.take",
-	    json_pack("{s:s, s:s, s:s*}", "vm", vm, "snapshot", snapshot,
-		"name", name),
-	    moved, e);
+	return hand(c, "vm.take", vm, snapshot, name, moved, e);
 }
 
 /* --- sets of pages ---------------------------------------------------------
