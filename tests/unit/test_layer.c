@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "tests/unit/layersets.h"
 #include "tests/unit/unit.h"
 #include "vmm/layer/layer_copy.h"
 
@@ -96,14 +97,14 @@ static void test_adopt(void **state)
 /* Refused with (code), closed, and the set as it was. */
 static void refuse(struct layer_set *set, int fd, uint64_t npages, int code)
 {
-	uint32_t count = layer_count(set);
+	uint32_t count = layers_in(set);
 	struct err e = {.code = 0};
 	uint32_t id;
 
 	assert_int_equal(layer_adopt(set, fd, npages, &id, &e), code);
 	assert_int_equal(e.code, code);
 	assert_true(strlen(e.msg) > 10);
-	assert_int_equal(layer_count(set), count);
+	assert_int_equal(layers_in(set), count);
 	assert_int_equal(layer_reap_take(set), -1);
 	if (fd >= 0)
 		assert_false(is_open(fd));
@@ -185,7 +186,7 @@ static void test_holds_and_reap(void **state)
 	assert_int_equal(layer_reap_take(set), -1);
 	layer_put(set, b);
 	layer_put(set, a);
-	assert_int_equal(layer_count(set), 0);
+	assert_int_equal(layers_in(set), 0);
 	assert_int_equal(layer_fd(set, a), -ENOENT);
 	assert_int_equal(layer_reap_take(set), fd_b);
 	assert_int_equal(layer_reap_take(set), fd_a);
@@ -215,7 +216,7 @@ static void test_many(void **state)
 		seen++;
 	}
 	assert_int_equal(seen, 200);
-	assert_int_equal(layer_count(set), 200);
+	assert_int_equal(layers_in(set), 200);
 }
 
 static void test_limit(void **state)

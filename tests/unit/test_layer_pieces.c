@@ -19,6 +19,7 @@
 
 #include "tests/chance.h"
 #include "tests/unit/failmem.h"
+#include "tests/unit/layersets.h"
 #include "vmm/layer/filetab.h"
 #include "vmm/layer/layer.h"
 
@@ -375,7 +376,7 @@ static void no_memory_to_adopt(void **state)
 			rc = layer_adopt(set, sealed(1), 1, &id[i], &e);
 			fail_at = -1;
 			assert_true(rc == 0 || rc == -ENOMEM);
-			assert_int_equal(layer_count(set), i + (rc == 0));
+			assert_int_equal(layers_in(set), i + (rc == 0));
 		}
 		for (uint32_t j = 0; j <= i; j++)
 			assert_int_equal(layer_npages(set, id[j]), 1);

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/unit/layersets.h"
 #include "tests/unit/unit.h"
 
 #define SEALS  (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
@@ -68,14 +69,14 @@ static int teardown(void **state)
 /* Refused with (code); what was given is the caller's still. */
 static void refuse(struct layer_set *set, int *fd, uint64_t npages, int code)
 {
-	uint32_t count = layer_count(set);
+	uint32_t count = layers_in(set);
 	struct err e = {0};
 	uint32_t id;
 
 	assert_int_equal(layer_adopt_owned(set, fd, npages, &id, &e), code);
 	assert_int_equal(e.code, code);
 	assert_true(strlen(e.msg) > 10);
-	assert_int_equal(layer_count(set), count);
+	assert_int_equal(layers_in(set), count);
 }
 
 static uint32_t adopt(struct layer_set *set, int fd)
@@ -247,7 +248,7 @@ static void test_take(void **state)
 	assert_int_equal(layer_prove(set, id, &e), -ENOENT);
 	layer_put(set, id);
 	layer_put(set, id);
-	assert_int_equal(layer_count(set), 0);
+	assert_int_equal(layers_in(set), 0);
 	assert_int_equal(layer_reap_take(set), -1);
 	(void)adopt(set, fd); /* and it is in nobody's hands */
 }

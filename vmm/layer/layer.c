@@ -521,8 +521,3 @@ bool layer_next(const struct layer_set *set, uint32_t *pos, uint32_t *id)
 	}
 	return false;
 }
-
-uint32_t layer_count(const struct layer_set *set)
-{
-	return set->sum.layers;
-}

@@ -182,9 +182,6 @@ int layer_stat(const struct layer_set *set, uint32_t id, struct layer_stat *out,
  */
 bool layer_next(const struct layer_set *set, uint32_t *pos, uint32_t *id);
 
-/* How many are held. */
-uint32_t layer_count(const struct layer_set *set);
-
 /* --- pieces --------------------------------------------------------------- */
 
 struct layer_piece {
