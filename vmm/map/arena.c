@@ -43,11 +43,6 @@ void arena_init(struct arena *a, size_t block)
 	    .per_slab = (uint32_t)(room / (64 * block + 8)) * 64};
 }
 
-uint64_t arena_bytes(const struct arena *a)
-{
-	return a->nslabs * ARENA_SLAB;
-}
-
 /* --- the list: the open ones, then the others ----------------------------- */
 
 static void list_put(struct arena *a, struct slab *prev, struct slab *s)

@@ -31,7 +31,7 @@ struct slab;
 struct arena {
 	size_t block;      /* bytes of each */
 	uint32_t per_slab; /* blocks; a multiple of 64 */
-	uint32_t nslabs;
+	uint32_t nslabs;   /* of the first as much is memory as was used */
 	struct slab *head; /* those with room come first */
 };
 
@@ -46,8 +46,5 @@ void arena_fini(struct arena *a);
 void *arena_alloc(struct arena *a);
 /* (p) is one of its blocks. */
 void arena_free(struct arena *a, void *p);
-
-/* Bytes of address space; of the first slab as much is memory as was used. */
-uint64_t arena_bytes(const struct arena *a);
 
 #endif /* VMM_MAP_ARENA_H */
