@@ -60,71 +60,89 @@ struct map_op {
 	struct held *held; /* NULL: of what is adopted */
 };
 
+/* The place that the monitor made of it. -EPROTO: it is not to be believed. */
+static int map_made(struct broker *b, struct bvm *vm, const struct lay_req *r,
+    const struct wire_packet *pk, struct bplace **p, struct err *e)
+{
+	struct wire_segment w = {
+	    .flags = view_flags(r), .size = r->snap->map.npages * PAGE_SIZE};
+	struct wire_mapped m;
+	int rc = pk == NULL ? err_set(e, -ESRCH, "the VM ended meanwhile")
+			    : packet_err(pk, e);
+
+	if (rc != 0)
+		return rc;
+	if (pk->m.len != sizeof(m))
+		return err_set(e, -EPROTO, "the monitor's answer is malformed");
+	memcpy(&m, pk->payload, sizeof(m));
+	if (place_by_id(vm, m.id) != NULL)
+		return err_set(e, -EPROTO, "the monitor misbehaved");
+	w.id = m.id;
+	w.gpa = m.gpa;
+	memcpy(w.name, r->name, sizeof(w.name));
+	*p = place_add(b, vm, &w, r->snap->lineage, e);
+	return *p == NULL ? -EPROTO : 0;
+}
+
+static void map_failed(struct broker *b, struct bvm *vm, struct map_op *op,
+    int rc, const struct err *e)
+{
+	view_release(b, vm, &op->r);
+	if (rc == -EPROTO)
+		vm_kill(b, vm);
+	if (op->r.mode == FIRN_MAP_OWN)
+		own_refused(b, vm, &op->a, op->r.snap, e);
+	else
+		asker_fail(b, &op->a, e);
+}
+
+static json_t *map_json(const struct map_op *op, const struct bplace *p)
+{
+	json_t *j = json_pack("{s:I,s:I,s:I,s:I,s:I}", "view",
+	    (json_int_t)p->id, "gpa", (json_int_t)p->gpa, "pages",
+	    (json_int_t)p->npages, "extents", (json_int_t)op->extents, "map_ns",
+	    (json_int_t)(now_ns() - op->begin_ns));
+
+	if (op->r.adopt)
+		(void)json_object_set_new(j, "copied_on_write",
+		    json_boolean(op->r.mode == FIRN_MAP_COW));
+	return j;
+}
+
+static void map_tell(
+    struct broker *b, struct map_op *op, const struct bplace *p)
+{
+	const struct firn_segment s = {.id = p->id,
+	    .flags = p->flags & ~FIRN_SEG_PRIVATE,
+	    .gpa = p->gpa,
+	    .va = FIRN_WINDOW + p->gpa,
+	    .size = p->npages * PAGE_SIZE};
+
+	if (op->a.rq == NULL)
+		asker_answer_guest(b, &op->a, 0, &s, sizeof(s), NULL, 0);
+	else
+		ctl_reply(op->a.rq, map_json(op, p), NULL, 0);
+}
+
 static void map_answer(
     struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)
 {
 	struct map_op *op = ctx;
-	struct wire_mapped m = {0};
-	struct wire_segment w = {0};
 	struct bplace *p = NULL;
 	struct err e = {0};
-	int rc = pk == NULL ? err_set(&e, -ESRCH, "the VM ended meanwhile")
-			    : packet_err(pk, &e);
+	int rc = map_made(b, vm, &op->r, pk, &p, &e);
 
-	if (rc == 0 && pk->m.len != sizeof(m))
-		rc = err_set(&e, -EPROTO, "the monitor's answer is malformed");
-	if (rc == 0) {
-		memcpy(&m, pk->payload, sizeof(m));
-		w.id = m.id;
-		w.flags = view_flags(&op->r);
-		w.gpa = m.gpa;
-		w.size = op->r.snap->map.npages * PAGE_SIZE;
-		memcpy(w.name, op->r.name, sizeof(w.name));
-		if (place_by_id(vm, m.id) == NULL)
-			p = place_add(b, vm, &w, op->r.snap->lineage, &e);
-		if (p == NULL)
-			rc = -EPROTO;
-	}
 	if (rc != 0) {
-		if (vm != NULL)
-			view_release(b, vm, &op->r);
-		if (rc == -EPROTO && vm != NULL)
-			vm_kill(b, vm);
-		if (e.code == 0)
-			(void)err_set(&e, -EPROTO, "the monitor misbehaved");
-		if (op->r.mode == FIRN_MAP_OWN)
-			own_refused(b, vm, &op->a, op->r.snap, &e);
-		else
-			asker_fail(b, &op->a, &e);
+		map_failed(b, vm, op, rc, &e);
 	} else {
 		view_shows(b, p, &op->r,
 		    op->held != NULL ? held_place(vm, op->held)
 				     : (struct pins){0});
 		op->held = NULL;
-		if (op->a.rq == NULL) {
-			struct firn_segment s = {.id = m.id,
-			    .flags = w.flags & ~FIRN_SEG_PRIVATE,
-			    .gpa = m.gpa,
-			    .va = FIRN_WINDOW + m.gpa,
-			    .size = w.size};
-
-			asker_answer_guest(
-			    b, &op->a, 0, &s, sizeof(s), NULL, 0);
-		} else {
-			json_t *j = json_pack("{s:I,s:I,s:I,s:I,s:I}", "view",
-			    (json_int_t)m.id, "gpa", (json_int_t)m.gpa, "pages",
-			    (json_int_t)op->r.snap->map.npages, "extents",
-			    (json_int_t)op->extents, "map_ns",
-			    (json_int_t)(now_ns() - op->begin_ns));
-
-			if (op->r.adopt)
-				(void)json_object_set_new(j, "copied_on_write",
-				    json_boolean(op->r.mode == FIRN_MAP_COW));
-			ctl_reply(op->a.rq, j, NULL, 0);
-		}
+		map_tell(b, op, p);
 		notify(b, vm->home, "view.mapped",
 		    json_pack("{s:I,s:I,s:I}", "vm", (json_int_t)vm->id, "view",
-			(json_int_t)m.id, "snapshot",
+			(json_int_t)p->id, "snapshot",
 			(json_int_t)op->r.snap->id));
 	}
 	held_drop(b, vm, op->held);
