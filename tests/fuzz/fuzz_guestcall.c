@@ -115,6 +115,7 @@ static void rig_init(struct rig *t)
 	};
 	struct guest *g = &t->g;
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	struct err e;
 
 	gmem_init(&t->gmem, -1, 46);
 	gate_init(&t->gate, NULL, NULL);
@@ -136,7 +137,7 @@ static void rig_init(struct rig *t)
 	g->as_ops = (struct as_ops){op_zero, op_back, op_forget, op_window, g};
 	pthread_mutex_init(&g->lock, NULL);
 	pthread_mutex_init(&g->files_lock, NULL);
-	FUZZ_CHECK(files_init(g) == 0);
+	FUZZ_CHECK(files_init(g, &e) == 0);
 	m.tables = g->sys + TABLES_OFF;
 	FUZZ_CHECK(as_init(&g->as, &g->as_ops, &m) == 0);
 	FUZZ_CHECK(as_map_fixed(&g->as, DATA_VA, 64 * PAGE_SIZE, AS_R | AS_W,

@@ -59,7 +59,7 @@ static bool is_tty(const struct stat *st)
 		   (m >= PTS_MAJOR_LOW && m <= PTS_MAJOR_HIGH));
 }
 
-int files_init(struct guest *g)
+int files_init(struct guest *g, struct err *e)
 {
 	for (int i = 0; i < 3; i++) {
 		struct stat st;
@@ -69,7 +69,7 @@ int files_init(struct guest *g)
 			continue;
 		f = file_new();
 		if (!f)
-			return -ENOMEM;
+			return err_set(e, -ENOMEM, "guest: no memory");
 		f->host_fd = g->env.stdio[i];
 		f->pollable = !S_ISREG(st.st_mode);
 		f->tty = is_tty(&st);

@@ -213,7 +213,7 @@ struct guest *guest_new(const struct guest_env *env, struct err *e)
 	};
 	pthread_mutex_init(&g->lock, NULL);
 	pthread_mutex_init(&g->files_lock, NULL);
-	if (sys_make(g, e) < 0 || files_init(g) < 0) {
+	if (sys_make(g, e) < 0 || files_init(g, e) < 0) {
 		guest_free(g);
 		return NULL;
 	}

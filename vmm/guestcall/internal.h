@@ -103,7 +103,7 @@ enum guest_verdict guest_trap(struct guest *g, uint32_t cpu, uint32_t vector,
     struct cpu_regs *r, struct guest_end *end);
 
 /* Files. */
-int files_init(struct guest *g);
+int files_init(struct guest *g, struct err *e); /* -ENOMEM */
 void files_fini(struct guest *g);
 struct guest_file *file_get(struct guest *g, uint64_t fd); /* NULL */
 void file_put(struct guest *g, struct guest_file *f);
