@@ -101,6 +101,19 @@ static int lay(struct place *p, struct lift *l)
 	return r;
 }
 
+/* The place is a segment of new memory. */
+static void begin_anew(struct place *p, struct lift *l)
+{
+	p->memfd = l->fresh;
+	p->lent = l->lent;
+	p->severed = true;
+	l->fresh = -1;
+	p->base_npages = 0;
+	p->nvmas = 1;
+	memset(p->tried, 0, (place_nchunks(p) + 63) / 64 * 8);
+	dirty_mark_all(p);
+}
+
 /* The layer is made, the place shows what it shall: remember both. */
 static void commit(struct place *p, struct lift *l)
 {
@@ -117,16 +130,8 @@ static void commit(struct place *p, struct lift *l)
 	} else {
 		l->fd = -1;
 	}
-	if (l->sever) {
-		p->memfd = l->fresh;
-		p->lent = l->lent;
-		p->severed = true;
-		l->fresh = -1;
-		p->base_npages = 0;
-		p->nvmas = 1;
-		memset(p->tried, 0, (place_nchunks(p) + 63) / 64 * 8);
-		dirty_mark_all(p);
-	}
+	if (l->sever)
+		begin_anew(p, l);
 	p->tracked = p->logged;
 	if (l->nruns == 0 || empty) {
 		(void)close(fd);
