@@ -9,27 +9,21 @@ static const struct col cols[] = {
     {"map_ns", "time", COL_NS},
 };
 
+static void print(const json_t *r)
+{
+	out_record(r, cols, sizeof(cols) / sizeof(cols[0]));
+	if (json_is_true(json_object_get(r, "copied_on_write")))
+		(void)printf("copied on write: it was sealed\n");
+}
+
 int verb_adopt(struct cli *c, const struct args *a)
 {
 	json_t *p = json_pack("{s:s, s:s, s:s*}", "vm", a->words[0], "snapshot",
 	    a->words[1], "name", a->name);
-	json_t *r;
-	int ret = EX_OK;
 
 	if (p && a->gpa_set)
 		json_object_set_new(p, "gpa", json_integer((json_int_t)a->gpa));
-	r = cli_call(c, "view.adopt", p);
-	if (!r)
-		return EX_FAIL;
-	if (c->json) {
-		ret = out_json(r);
-	} else {
-		out_record(r, cols, sizeof(cols) / sizeof(cols[0]));
-		if (json_is_true(json_object_get(r, "copied_on_write")))
-			(void)printf("copied on write: it was sealed\n");
-	}
-	json_decref(r);
-	return ret;
+	return cli_show(c, cli_call(c, "view.adopt", p), print);
 }
 
 static int hand(struct cli *c, const struct args *a, const char *method)

@@ -132,6 +132,13 @@ struct cli_fds {
 json_t *cli_call_fds(
     struct cli *c, const char *method, json_t *params, struct cli_fds *fds);
 json_t *cli_call(struct cli *c, const char *method, json_t *params);
+/*
+ * Show an answer, which is taken over: as JSON if that is wanted, else by
+ * (print), where NULL prints nothing. An exit status: EX_FAIL where (r) is
+ * NULL, of which the user was told.
+ */
+typedef void print_fn(const json_t *r);
+int cli_show(struct cli *c, json_t *r, print_fn *print);
 /* Call, and print the result as JSON if that is wanted: an exit status. */
 int cli_simple(struct cli *c, const char *method, json_t *params);
 /* Whether a signal to end came (c->got_sig); waits for (timeout_ms). */
@@ -157,8 +164,8 @@ struct col {
 	enum col_kind kind;
 };
 
-/* Rows, an array of objects, as an aligned table; 0 or -1 without memory. */
-int out_table(json_t *rows, const struct col *cols, size_t ncols);
+/* Rows, an array of objects, as an aligned table of at most CLI_COLUMNS. */
+void out_table(json_t *rows, const struct col *cols, size_t ncols);
 /* One object as `title: value` lines; absent members are left out. */
 void out_record(const json_t *obj, const struct col *cols, size_t ncols);
 /* Ranges of pages, one a line with byte offsets. */

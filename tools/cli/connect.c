@@ -181,17 +181,23 @@ json_t *cli_call(struct cli *c, const char *method, json_t *params)
 	return cli_call_fds(c, method, params, NULL);
 }
 
-int cli_simple(struct cli *c, const char *method, json_t *params)
+int cli_show(struct cli *c, json_t *r, print_fn *print)
 {
-	json_t *r = cli_call(c, method, params);
 	int ret = EX_OK;
 
 	if (!r)
 		return EX_FAIL;
 	if (c->json)
 		ret = out_json(r);
+	else if (print)
+		print(r);
 	json_decref(r);
 	return ret;
+}
+
+int cli_simple(struct cli *c, const char *method, json_t *params)
+{
+	return cli_show(c, cli_call(c, method, params), NULL);
 }
 
 bool cli_signalled(struct cli *c, int timeout_ms)

@@ -27,22 +27,14 @@ static int take(struct cli *c, const struct args *a, const char *method)
 {
 	AUTO_FREE char *vm = NULL;
 	AUTO_FREE char *segment = NULL;
-	json_t *r;
-	int ret = EX_OK;
 
 	if (split_place(a->words[0], &vm, &segment))
 		return cli_fail(c, "out of memory");
-	r = cli_call(c, method,
-	    json_pack("{s:s, s:s*, s:s*}", "vm", vm, "segment", segment, "name",
-		a->name));
-	if (!r)
-		return EX_FAIL;
-	if (c->json)
-		ret = out_json(r);
-	else
-		print(r);
-	json_decref(r);
-	return ret;
+	return cli_show(c,
+	    cli_call(c, method,
+		json_pack("{s:s, s:s*, s:s*}", "vm", vm, "segment", segment,
+		    "name", a->name)),
+	    print);
 }
 
 int verb_freeze(struct cli *c, const struct args *a)

@@ -202,30 +202,28 @@ static int image_memfd(struct cli *c, const struct args *a, uint64_t *npages)
 	return take_fd(&fd);
 }
 
-int verb_import(struct cli *c, const struct args *a)
+static void print(const json_t *r)
 {
 	static const struct col cols[] = {
 	    {"snapshot", "snapshot", COL_TEXT},
 	    {"pages", "pages", COL_UINT},
 	};
+
+	out_record(r, cols, sizeof(cols) / sizeof(cols[0]));
+}
+
+int verb_import(struct cli *c, const struct args *a)
+{
 	uint64_t npages;
 	AUTO_CLOSE int fd = image_memfd(c, a, &npages);
 	struct cli_fds fds = {.send = &fd, .nsend = 1};
-	json_t *r;
-	int ret = EX_OK;
 
 	if (fd < 0)
 		return c->got_sig ? EX_SIGNAL + c->got_sig : EX_FAIL;
-	r = cli_call_fds(c, "snapshot.import",
-	    json_pack(
-		"{s:s*, s:I}", "name", a->name, "pages", (json_int_t)npages),
-	    &fds);
-	if (!r)
-		return EX_FAIL;
-	if (c->json)
-		ret = out_json(r);
-	else
-		out_record(r, cols, 2);
-	json_decref(r);
-	return ret;
+	return cli_show(c,
+	    cli_call_fds(c, "snapshot.import",
+		json_pack("{s:s*, s:I}", "name", a->name, "pages",
+		    (json_int_t)npages),
+		&fds),
+	    print);
 }

@@ -14,12 +14,15 @@ static const struct col cols[] = {
     {"map_ns", "time", COL_NS},
 };
 
+static void print(const json_t *r)
+{
+	out_record(r, cols, sizeof(cols) / sizeof(cols[0]));
+}
+
 int verb_map(struct cli *c, const struct args *a)
 {
 	json_t *p = json_pack("{s:s, s:s, s:s*}", "vm", a->words[0], "snapshot",
 	    a->words[1], "name", a->name);
-	json_t *r;
-	int ret = EX_OK;
 
 	if (p && a->cow)
 		json_object_set_new(p, "cow", json_true());
@@ -27,15 +30,7 @@ int verb_map(struct cli *c, const struct args *a)
 		json_object_set_new(p, "track", json_true());
 	if (p && a->gpa_set)
 		json_object_set_new(p, "gpa", json_integer((json_int_t)a->gpa));
-	r = cli_call(c, "view.map", p);
-	if (!r)
-		return EX_FAIL;
-	if (c->json)
-		ret = out_json(r);
-	else
-		out_record(r, cols, sizeof(cols) / sizeof(cols[0]));
-	json_decref(r);
-	return ret;
+	return cli_show(c, cli_call(c, "view.map", p), print);
 }
 
 int check_unmap(struct cli *c, const struct args *a)

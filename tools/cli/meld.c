@@ -52,6 +52,13 @@ static int refused(struct cli *c, const struct firn_error *e)
 	return EX_FAIL;
 }
 
+static void print(const json_t *r)
+{
+	out_record(r, cols, sizeof(cols) / sizeof(cols[0]));
+	if (json_is_true(json_object_get(r, "blind")))
+		(void)puts("blind: not every read was known");
+}
+
 int verb_meld(struct cli *c, const struct args *a)
 {
 	json_t *p = json_pack("{s:s, s:s, s:s, s:s*, s:b}", "base", a->words[0],
@@ -59,7 +66,6 @@ int verb_meld(struct cli *c, const struct args *a)
 	    a->blind);
 	struct firn_error e;
 	json_t *r = NULL;
-	int ret = EX_OK;
 
 	if (!p)
 		return cli_fail(
@@ -67,12 +73,5 @@ int verb_meld(struct cli *c, const struct args *a)
 	if (firn_call_json(
 		c->conn, "snapshot.meld", p, NULL, 0, &r, NULL, NULL, &e))
 		return refused(c, &e);
-	if (c->json)
-		ret = out_json(r);
-	else
-		out_record(r, cols, sizeof(cols) / sizeof(cols[0]));
-	if (!c->json && json_is_true(json_object_get(r, "blind")))
-		(void)puts("blind: not every read was known");
-	json_decref(r);
-	return ret;
+	return cli_show(c, r, print);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What the verbs print: errors, JSON, tables, ranges. */
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -177,15 +178,14 @@ static void put_cell(const char *s, int width, bool right, bool last)
 	(void)fputs(last ? "\n" : "  ", stdout);
 }
 
-int out_table(json_t *rows, const struct col *cols, size_t ncols)
+void out_table(json_t *rows, const struct col *cols, size_t ncols)
 {
 	int width[CLI_COLUMNS];
 	char buf[CELL_MAX];
 	size_t i, k;
 	json_t *row;
 
-	if (ncols > CLI_COLUMNS)
-		return -1;
+	assert(ncols <= CLI_COLUMNS);
 	for (k = 0; k < ncols; k++)
 		width[k] = (int)strlen(cols[k].title);
 	json_array_foreach(rows, i, row)
@@ -207,7 +207,6 @@ int out_table(json_t *rows, const struct col *cols, size_t ncols)
 			    k + 1 == ncols);
 		}
 	}
-	return 0;
 }
 
 void out_record(const json_t *obj, const struct col *cols, size_t ncols)

@@ -12,17 +12,14 @@ static const struct col cols[] = {
     {"enosys", "ENOSYS", COL_UINT},
 };
 
+static void print(const json_t *r)
+{
+	out_table(
+	    json_object_get(r, "vms"), cols, sizeof(cols) / sizeof(cols[0]));
+}
+
 int verb_ps(struct cli *c, const struct args *a)
 {
-	json_t *r = cli_call(c, "vm.list", json_object());
-	int ret;
-
 	(void)a;
-	if (!r)
-		return EX_FAIL;
-	ret = c->json ? out_json(r)
-		      : out_table(json_object_get(r, "vms"), cols,
-			    sizeof(cols) / sizeof(cols[0]));
-	json_decref(r);
-	return ret;
+	return cli_show(c, cli_call(c, "vm.list", json_object()), print);
 }

@@ -13,17 +13,15 @@ static const struct col cols[] = {
     {"snapshot", "SNAPSHOT", COL_TEXT},
 };
 
+static void print(const json_t *r)
+{
+	out_table(json_object_get(r, "segments"), cols,
+	    sizeof(cols) / sizeof(cols[0]));
+}
+
 int verb_segments(struct cli *c, const struct args *a)
 {
-	json_t *r =
-	    cli_call(c, "vm.segments", json_pack("{s:s}", "vm", a->words[0]));
-	int ret;
-
-	if (!r)
-		return EX_FAIL;
-	ret = c->json ? out_json(r)
-		      : out_table(json_object_get(r, "segments"), cols,
-			    sizeof(cols) / sizeof(cols[0]));
-	json_decref(r);
-	return ret;
+	return cli_show(c,
+	    cli_call(c, "vm.segments", json_pack("{s:s}", "vm", a->words[0])),
+	    print);
 }

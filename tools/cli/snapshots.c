@@ -75,36 +75,28 @@ json_t *cli_snapshots(struct cli *c)
 	return json_pack("{s:o}", "snapshots", all);
 }
 
+static void print_list(const json_t *r)
+{
+	out_table(json_object_get(r, "snapshots"), list_cols,
+	    sizeof(list_cols) / sizeof(list_cols[0]));
+}
+
 int verb_snapshots(struct cli *c, const struct args *a)
 {
-	json_t *r = cli_snapshots(c);
-	int ret;
-
 	(void)a;
-	if (!r)
-		return EX_FAIL;
-	ret = c->json ? out_json(r)
-		      : out_table(json_object_get(r, "snapshots"), list_cols,
-			    sizeof(list_cols) / sizeof(list_cols[0]));
-	json_decref(r);
-	return ret;
+	return cli_show(c, cli_snapshots(c), print_list);
+}
+
+static void print_one(const json_t *r)
+{
+	out_record(r, show_cols, sizeof(show_cols) / sizeof(show_cols[0]));
+	out_pinned(r);
 }
 
 int verb_show(struct cli *c, const struct args *a)
 {
-	json_t *r = cli_call(
-	    c, "snapshot.show", json_pack("{s:s}", "snapshot", a->words[0]));
-	int ret = EX_OK;
-
-	if (!r)
-		return EX_FAIL;
-	if (c->json) {
-		ret = out_json(r);
-	} else {
-		out_record(
-		    r, show_cols, sizeof(show_cols) / sizeof(show_cols[0]));
-		out_pinned(r);
-	}
-	json_decref(r);
-	return ret;
+	return cli_show(c,
+	    cli_call(c, "snapshot.show",
+		json_pack("{s:s}", "snapshot", a->words[0])),
+	    print_one);
 }

@@ -54,16 +54,7 @@ static void print(const json_t *r)
 
 int verb_stats(struct cli *c, const struct args *a)
 {
-	json_t *r =
-	    cli_call(c, "service.stats", json_pack("{s:b}", "exact", a->exact));
-	int ret = EX_OK;
-
-	if (!r)
-		return EX_FAIL;
-	if (c->json)
-		ret = out_json(r);
-	else
-		print(r);
-	json_decref(r);
-	return ret;
+	return cli_show(c,
+	    cli_call(c, "service.stats", json_pack("{s:b}", "exact", a->exact)),
+	    print);
 }
