@@ -243,6 +243,34 @@ static void launch(
 	(void)close(null);
 }
 
+static const struct {
+	const char *name, *more;
+} bad_launches[] = {
+    {"memory of 2^62", ",\"mem\":4611686018427387904"},
+    {"memory of -1", ",\"mem\":-1"},
+    {"memory beyond 64 bits", ",\"mem\":18446744073709551616"},
+    {"memory of 4095", ",\"mem\":4095"},
+    {"a segment of 0", ",\"segments\":[{\"name\":\"a\",\"size\":0}]"},
+    {"a segment of 4097", ",\"segments\":[{\"name\":\"a\",\"size\":4097}]"},
+    {"a segment of 2^62", ",\"segments\":[{\"name\":\"a\",\"size\":"
+			  "4611686018427387904}]"},
+    {"two segments that wrap together",
+	",\"segments\":[{\"name\":\"a\",\"size\":9223372036854771712},"
+	"{\"name\":\"b\",\"size\":9223372036854771712}]"},
+    {"two segments of one name",
+	",\"segments\":[{\"name\":\"a\",\"size\":4096},"
+	"{\"name\":\"a\",\"size\":4096}]"},
+    {"a segment without a name",
+	",\"segments\":[{\"name\":\"\",\"size\":4096}]"},
+    {"a gift of nothing", ",\"give\":[{\"name\":\"a\",\"ref\":\"no such\"}]"},
+    {"a gift of a path",
+	",\"give\":[{\"name\":\"a\",\"ref\":\"/proc/self/mem\"}]"},
+    {"a name with a NUL", ",\"name\":\"a\\u0000b\""},
+    {"a name with a newline", ",\"name\":\"a\\nb\""},
+    {"a name that is a number", ",\"name\":\"1\""},
+    {"a parameter that is none", ",\"path\":\"/bin/sh\""},
+};
+
 static void launches(struct client *c)
 {
 	int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
@@ -251,35 +279,6 @@ static void launches(struct client *c)
 	int path = open("/proc/self/exe", O_PATH | O_CLOEXEC);
 	int sparse = memory(1ULL << 42, 0);
 	const int good[4] = {self, sparse, sparse, sparse};
-	static const struct {
-		const char *name, *more;
-	} bad[] = {
-	    {"memory of 2^62", ",\"mem\":4611686018427387904"},
-	    {"memory of -1", ",\"mem\":-1"},
-	    {"memory beyond 64 bits", ",\"mem\":18446744073709551616"},
-	    {"memory of 4095", ",\"mem\":4095"},
-	    {"a segment of 0", ",\"segments\":[{\"name\":\"a\",\"size\":0}]"},
-	    {"a segment of 4097",
-		",\"segments\":[{\"name\":\"a\",\"size\":4097}]"},
-	    {"a segment of 2^62", ",\"segments\":[{\"name\":\"a\",\"size\":"
-				  "4611686018427387904}]"},
-	    {"two segments that wrap together",
-		",\"segments\":[{\"name\":\"a\",\"size\":9223372036854771712},"
-		"{\"name\":\"b\",\"size\":9223372036854771712}]"},
-	    {"two segments of one name",
-		",\"segments\":[{\"name\":\"a\",\"size\":4096},"
-		"{\"name\":\"a\",\"size\":4096}]"},
-	    {"a segment without a name",
-		",\"segments\":[{\"name\":\"\",\"size\":4096}]"},
-	    {"a gift of nothing",
-		",\"give\":[{\"name\":\"a\",\"ref\":\"no such\"}]"},
-	    {"a gift of a path",
-		",\"give\":[{\"name\":\"a\",\"ref\":\"/proc/self/mem\"}]"},
-	    {"a name with a NUL", ",\"name\":\"a\\u0000b\""},
-	    {"a name with a newline", ",\"name\":\"a\\nb\""},
-	    {"a name that is a number", ",\"name\":\"1\""},
-	    {"a parameter that is none", ",\"path\":\"/bin/sh\""},
-	};
 
 	accepted(c, "launch of what is in order",
 	    call(c, good, 4, "vm.launch", "\"args\":[\"x\"],\"name\":\"x\""));
@@ -293,12 +292,13 @@ static void launches(struct client *c)
 	launch(c, "launch of a path", path, 4, "");
 	launch(c, "launch of a socket", c->sock, 4, "");
 	launch(c, "launch of 4 TiB of nothing", sparse, 4, "");
-	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+	for (size_t i = 0; i < sizeof(bad_launches) / sizeof(bad_launches[0]);
+	     i++) {
 		char name[64];
 
 		(void)snprintf(
-		    name, sizeof(name), "launch with %s", bad[i].name);
-		launch(c, name, self, 4, bad[i].more);
+		    name, sizeof(name), "launch with %s", bad_launches[i].name);
+		launch(c, name, self, 4, bad_launches[i].more);
 	}
 	(void)close(self);
 	(void)close(dir);

@@ -122,11 +122,38 @@ static json_int_t client_exact(struct world *x)
 	return n;
 }
 
+/* No such place, flags, room or name; and more cursors than there may be. */
+static void exact_refused(struct world *x, struct fake *f)
+{
+	struct wire_gdirty g = {.id = 77, .flags = FIRN_EXACT, .cursor = "c"};
+
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -ENOENT);
+	g.id = 0;
+	g.flags = 4;
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -EINVAL);
+	g.flags = FIRN_EXACT;
+	g.max = FIRN_EXTENTS_MAX + 1;
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -EINVAL);
+	g.max = 0;
+	memset(g.cursor, 0xff, sizeof(g.cursor));
+	assert_int_equal(
+	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -EINVAL);
+	assert_int_equal(guest_exact(x, f, "", FIRN_EXACT), -EINVAL);
+	for (int i = 1; i < 8; i++) {
+		char name[] = {'n', (char)('0' + i), '\0'};
+
+		assert_int_equal(guest_exact(x, f, name, FIRN_EXACT), 0);
+	}
+	assert_int_equal(guest_exact(x, f, "n8", FIRN_EXACT), -ENOSPC);
+}
+
 static void exact_of_guests(void **state)
 {
 	struct world *x = *state;
 	struct fake *f = launch_vm(x, 0, "v");
-	struct wire_gdirty g = {.id = 77, .flags = FIRN_EXACT, .cursor = "c"};
 
 	guest_writes(f, 0, 1, 1000);
 	assert_int_equal(guest_exact(x, f, "c", 0), -ENOENT);
@@ -153,27 +180,7 @@ static void exact_of_guests(void **state)
 	assert_int_equal(client_exact(x), NPAGES / 8);
 	/* Refusals leave it where it was. */
 	guest_writes(f, 3, 8, 3000);
-	assert_int_equal(
-	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -ENOENT);
-	g.id = 0;
-	g.flags = 4;
-	assert_int_equal(
-	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -EINVAL);
-	g.flags = FIRN_EXACT;
-	g.max = FIRN_EXTENTS_MAX + 1;
-	assert_int_equal(
-	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -EINVAL);
-	g.max = 0;
-	memset(g.cursor, 0xff, sizeof(g.cursor));
-	assert_int_equal(
-	    guest_asks(x, f, WIRE_G_DIRTY, &g, sizeof(g)), -EINVAL);
-	assert_int_equal(guest_exact(x, f, "", FIRN_EXACT), -EINVAL);
-	for (int i = 1; i < 8; i++) {
-		char name[] = {'n', (char)('0' + i), '\0'};
-
-		assert_int_equal(guest_exact(x, f, name, FIRN_EXACT), 0);
-	}
-	assert_int_equal(guest_exact(x, f, "n8", FIRN_EXACT), -ENOSPC);
+	exact_refused(x, f);
 	assert_int_equal(guest_exact(x, f, "c", FIRN_EXACT), NPAGES / 8);
 	f->how = WILD_STATUS;
 	guest_writes(f, 5, 8, 4000);
