@@ -17,9 +17,9 @@
 #include "shared/page/run.h"
 #include "tools/cli/cli.h"
 #include "vmm/core/cleanup.h"
+#include "vmm/core/seals.h"
 #include "vmm/kvm/kvm_probe.h"
 
-#define ALL_SEALS (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 /* Of Linux 6.0 and 5.11, for C libraries that do not have them. */
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -134,7 +134,7 @@ static void check_seals(struct doctor *d)
 	void *m;
 
 	if (fd < 0 || ftruncate(fd, PAGE_SIZE) ||
-	    fcntl(fd, F_ADD_SEALS, ALL_SEALS)) {
+	    fcntl(fd, F_ADD_SEALS, SEALS_FROZEN)) {
 		report(d, "seals", LEVEL_FAIL, "memfds cannot be sealed: %s",
 		    strerror(errno));
 		return;

@@ -20,6 +20,7 @@
 #include "shared/page/run.h"
 #include "tools/cli/cli.h"
 #include "vmm/core/cleanup.h"
+#include "vmm/core/seals.h"
 
 #define IMPORT_MAX (1ull << 40) /* bytes of an image's virtual size */
 
@@ -194,8 +195,7 @@ static int image_memfd(struct cli *c, const struct args *a, uint64_t *npages)
 		return -1;
 	/* qemu-img may have cut the file to the image's own size. */
 	if (ftruncate(fd, (off_t)(*npages << PAGE_SHIFT)) ||
-	    fcntl(fd, F_ADD_SEALS,
-		F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
+	    fcntl(fd, F_ADD_SEALS, SEALS_FROZEN)) {
 		cli_fail(c, "cannot seal the memfd: %s", strerror(errno));
 		return -1;
 	}

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "vmm/broker/internal.h"
+#include "vmm/core/seals.h"
 
 /* A name from a payload that must hold one, NUL-terminated. */
 static const char *name_of(char *name)
@@ -156,11 +157,9 @@ static int describe_look(struct errand *w)
 
 static bool is_sealed(int fd)
 {
-	const int want =
-	    F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 	int seals = fcntl(fd, F_GET_SEALS);
 
-	return seals >= 0 && (seals & want) == want;
+	return seals >= 0 && (seals & SEALS_FROZEN) == SEALS_FROZEN;
 }
 
 /* Does the kernel say of every file that its layers are in that nobody can

@@ -13,11 +13,11 @@
 
 #include "shared/page/run.h"
 #include "vmm/core/cleanup.h"
+#include "vmm/core/seals.h"
 
 #define PIPE_CHUNK     4096u /* a pipe that is writable takes so much at once */
 #define SNAP_LAYERS    4096u
 #define SNAP_RUNS_LEN  (256u << 20) /* bytes of the list of runs */
-#define SNAP_SEALS     (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW)
 #define TTY_MAJOR      4u
 #define TTY_AUX_MAJOR  5u
 #define PTS_MAJOR_LOW  136u
@@ -298,7 +298,7 @@ static int check_layer(int fd, uint64_t *npages)
 	int seals = fcntl(fd, F_GET_SEALS);
 	struct stat st;
 
-	if (seals < 0 || (seals & SNAP_SEALS) != SNAP_SEALS)
+	if (seals < 0 || (seals & SEALS_FROZEN) != SEALS_FROZEN)
 		return -EPERM;
 	if (fstat(fd, &st) < 0)
 		return -errno;

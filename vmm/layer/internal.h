@@ -11,12 +11,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "vmm/core/seals.h"
 #include "vmm/layer/layer.h"
 #include "vmm/map/arena.h"
-
-#define SEALS_REQUIRED                                                         \
-	(F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
-#define SEALS_OWNED (F_SEAL_SHRINK | F_SEAL_GROW)
 
 #define SLOTS_START 64
 #define NO_SLOT     UINT32_MAX

@@ -205,7 +205,7 @@ static int adopt_file(struct layer_set *set, int fd, uint64_t claimed,
     uint32_t *file, struct err *e)
 {
 	struct file f = {.holds = 1};
-	int rc = memory_seals(fd, SEALS_REQUIRED, e);
+	int rc = memory_seals(fd, SEALS_FROZEN, e);
 
 	if (rc == 0)
 		rc = memory_size(fd, claimed, &f, e);
@@ -332,7 +332,7 @@ int layer_sealed(struct layer_set *set, uint32_t id, struct err *e)
 
 	if (f == NULL)
 		return err_set(e, -ENOENT, "there is no owned layer %u", id);
-	rc = memory_seals(f->fd, SEALS_REQUIRED, e);
+	rc = memory_seals(f->fd, SEALS_FROZEN, e);
 	if (rc == 0)
 		rc = memory_size(f->fd, f->npages, &now, e);
 	if (rc == 0) {
@@ -481,7 +481,7 @@ static int stat_piece(const struct layer_set *set, const struct layer_piece *p,
 
 	if (seals < 0)
 		return -errno;
-	out->sealed &= (seals & SEALS_REQUIRED) == SEALS_REQUIRED;
+	out->sealed &= (seals & SEALS_FROZEN) == SEALS_FROZEN;
 	out->bytes += f->npieces == 1 ? f->bytes : p->npages * PAGE_SIZE;
 	return 0;
 }

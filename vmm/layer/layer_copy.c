@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "vmm/core/cleanup.h"
+#include "vmm/core/seals.h"
 #include "vmm/layer/layer.h"
 
 /* A buffer that stays in the second-level cache. */
@@ -168,11 +169,7 @@ static int seal_copy(int fd, struct err *e)
 	int rc = -EBUSY;
 
 	for (int i = 0; i < SEAL_TRIES && rc == -EBUSY; i++)
-		rc = fcntl(fd, F_ADD_SEALS,
-			 F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW |
-			     F_SEAL_SEAL) == 0
-			 ? 0
-			 : -errno;
+		rc = fcntl(fd, F_ADD_SEALS, SEALS_FROZEN) == 0 ? 0 : -errno;
 	return rc == 0
 		   ? 0
 		   : err_set(e, rc, "cannot seal a layer: %s", strerror(-rc));

@@ -12,12 +12,6 @@
 #include "vmm/core/cleanup.h"
 #include "vmm/layer/internal.h"
 
-/* Since Linux 6.3 a system's policy may add it to every memfd; it says that
- * the file's mode has no x bits and is no business of ours. */
-#ifndef F_SEAL_EXEC
-#define F_SEAL_EXEC 0x0020
-#endif
-
 /* memfd_create(2) gives others. */
 #define MODE_OWNED (S_IFREG | S_IRUSR | S_IWUSR)
 
@@ -131,9 +125,9 @@ int layer_seal_fd(int fd, struct err *e)
 {
 	int seals = fcntl(fd, F_GET_SEALS);
 
-	if (seals >= 0 && (seals & SEALS_REQUIRED) == SEALS_REQUIRED)
+	if (seals >= 0 && (seals & SEALS_FROZEN) == SEALS_FROZEN)
 		return 0; /* an earlier attempt got as far */
-	if (fcntl(fd, F_ADD_SEALS, SEALS_REQUIRED) < 0)
+	if (fcntl(fd, F_ADD_SEALS, SEALS_FROZEN) < 0)
 		return err_set(
 		    e, -errno, "cannot seal the memory: %s", strerror(errno));
 	return 0;

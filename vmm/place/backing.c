@@ -7,12 +7,12 @@
 #include <unistd.h>
 
 #include "vmm/core/cleanup.h"
+#include "vmm/core/seals.h"
 #include "vmm/place/internal.h"
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
-#define SEALS_OVERLAY (F_SEAL_SHRINK | F_SEAL_GROW)
 
 int backing_memfd(uint64_t npages)
 {
@@ -30,7 +30,7 @@ int backing_segment(uint64_t npages)
 
 	if (fd < 0)
 		return fd;
-	if (fcntl(fd, F_ADD_SEALS, SEALS_OVERLAY) < 0)
+	if (fcntl(fd, F_ADD_SEALS, SEALS_OWNED) < 0)
 		return -errno;
 	return take_fd(&fd);
 }
@@ -55,7 +55,7 @@ int backing_take(int memory, uint64_t npages, struct err *e)
 	int r;
 
 	if (flags < 0 || (flags & O_ACCMODE) != O_RDWR || seals < 0 ||
-	    (seals & ~F_SEAL_EXEC) != SEALS_OVERLAY)
+	    (seals & ~F_SEAL_EXEC) != SEALS_OWNED)
 		return err_set(e, -EPERM,
 		    "the kernel does not call it memory that can be written "
 		    "and whose size cannot change");

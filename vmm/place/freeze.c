@@ -21,9 +21,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "shared/bits.h"
+#include "vmm/core/seals.h"
 #include "vmm/place/lift.h"
-
-#define IMMUTABLE (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 uint64_t place_now_ns(void)
 {
@@ -41,7 +41,7 @@ static int seal_steps(struct place *p, struct err *e)
 		if (p->sealed[i])
 			continue;
 		if (p->step[i].layer_fd >= 0 &&
-		    fcntl(p->step[i].layer_fd, F_ADD_SEALS, IMMUTABLE) < 0)
+		    fcntl(p->step[i].layer_fd, F_ADD_SEALS, SEALS_FROZEN) < 0)
 			return err_set(e, -errno,
 			    "%s: cannot seal what was frozen: %s; freeze again "
 			    "to retry",
@@ -245,8 +245,8 @@ static bool take_back(struct place *p)
 	if (s->first || s->severed)
 		return false;
 	for (size_t i = 0; i < s->nruns; i++)
-		for (uint64_t k = 0; k < s->runs[i].npages; k++)
-			bit_set(p->pending, s->runs[i].page + k);
+		bits_set(p->pending, s->runs[i].page,
+		    s->runs[i].page + s->runs[i].npages);
 	step_free(s);
 	p->nsteps--;
 	return true;

@@ -8,12 +8,8 @@
 #ifndef VMM_PLACE_INTERNAL_H
 #define VMM_PLACE_INTERNAL_H
 
+#include "vmm/core/seals.h"
 #include "vmm/place/place.h"
-
-/* A system's policy may add it to any memfd; it is about the file's mode. */
-#ifndef F_SEAL_EXEC
-#define F_SEAL_EXEC 0x0020
-#endif
 
 /* Extents of data of a segment's first layer: each may need two VMAs. */
 #define PLACE_EXTENTS_MAX 512

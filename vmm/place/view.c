@@ -7,10 +7,9 @@
 #include <sys/stat.h>
 
 #include "shared/bits.h"
+#include "vmm/core/seals.h"
 #include "vmm/place/internal.h"
 #include "vmm/place/track.h"
-
-#define IMMUTABLE (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 /* Ask the kernel whether nobody can ever write (fd), this process included;
  * *npages is how long it is. */
@@ -20,7 +19,7 @@ static int check_layer(int fd, uint64_t *npages)
 	int seals = fcntl(fd, F_GET_SEALS);
 	int flags = fcntl(fd, F_GETFL);
 
-	if (seals < 0 || (seals & ~F_SEAL_EXEC) != IMMUTABLE || flags < 0 ||
+	if (seals < 0 || (seals & ~F_SEAL_EXEC) != SEALS_FROZEN || flags < 0 ||
 	    (flags & O_ACCMODE) != O_RDONLY)
 		return -EPERM;
 	if (fstat(fd, &st) < 0)
