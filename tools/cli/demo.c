@@ -11,10 +11,10 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "tools/libfirn/firn_json.h"
+#include "vmm/core/clock.h"
 
 /* A guest program of the build tree, or as installed. */
 static int open_guest(struct cli *c, const char *name)
@@ -186,14 +186,6 @@ int demo_hear(struct cli *c, struct demo_vm *vm, char *buf, size_t len)
 	return n == 1 ? 0 : -1;
 }
 
-uint64_t demo_now_ns(void)
-{
-	struct timespec ts;
-
-	(void)clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 struct demo_ref demo_ref(const struct demo_vm *vm, const char *name)
 {
 	struct demo_ref r;
@@ -235,7 +227,7 @@ static const struct {
 static int show(struct cli *c, const struct args *a, json_t *facts)
 {
 	const char *file = a->nwords > 1 ? a->words[1] : NULL;
-	uint64_t begin = demo_now_ns();
+	uint64_t begin = now_ns();
 	int rc = 0;
 
 	for (size_t i = 0; i < NDEMOS && rc == 0; i++) {
@@ -245,8 +237,8 @@ static int show(struct cli *c, const struct args *a, json_t *facts)
 			puts("");
 		rc = demos[i].show(c, file, facts);
 	}
-	(void)json_object_set_new(facts, "total_ns",
-	    json_integer((json_int_t)(demo_now_ns() - begin)));
+	(void)json_object_set_new(
+	    facts, "total_ns", json_integer((json_int_t)(now_ns() - begin)));
 	return rc;
 }
 

@@ -40,7 +40,6 @@ int demo_say(struct cli *c, struct demo_vm *vm, const char *fmt, ...)
 int demo_hear(struct cli *c, struct demo_vm *vm, char *buf, size_t len);
 /* As demo_hear(), but 1 for a line, 0 when the guest closed its stdout. */
 int demo_next(struct cli *c, struct demo_vm *vm, char *buf, size_t len);
-uint64_t demo_now_ns(void);
 
 /*
  * What the service calls the snapshot that a demonstration calls (name). With

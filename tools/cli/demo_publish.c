@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "tools/cli/demo.h"
+#include "vmm/core/clock.h"
 
 #define READERS     3
 #define SEGMENT_LEN (256ULL << 20)
@@ -101,7 +102,7 @@ static int build(struct cli *c, struct show *s, const char *file)
 	    .segment = "db",
 	    .size = SEGMENT_LEN,
 	};
-	uint64_t begin = demo_now_ns();
+	uint64_t begin = now_ns();
 	unsigned long long rows;
 	unsigned long long len;
 	char took[32];
@@ -128,7 +129,7 @@ static int build(struct cli *c, struct show *s, const char *file)
 	printf("publisher: committed %llu rows, %.1f MB of database in a "
 	       "segment of %llu MiB, after %s\n",
 	    rows, (double)len / 1e6, SEGMENT_LEN >> 20,
-	    fmt_ns(demo_now_ns() - begin, took, sizeof(took)));
+	    fmt_ns(now_ns() - begin, took, sizeof(took)));
 	return 0;
 }
 
@@ -195,7 +196,7 @@ static int read_first(struct cli *c, struct show *s)
 	if (demo_say(c, &s->pub, "add %d", MORE_ROWS) != 0)
 		return -1;
 	for (int i = 0; i < READERS; i++) {
-		uint64_t begin = demo_now_ns();
+		uint64_t begin = now_ns();
 		uint64_t mine;
 		char took[32];
 
@@ -206,7 +207,7 @@ static int read_first(struct cli *c, struct show *s)
 		printf("reader %d of v1: %s\n", i + 1, s->answer[i]);
 		printf("          in place, in %s: %.1f MB of memory of its "
 		       "own, the database has %.1f MB\n",
-		    fmt_ns(demo_now_ns() - begin, took, sizeof(took)),
+		    fmt_ns(now_ns() - begin, took, sizeof(took)),
 		    (double)mine / 1e6, (double)s->db_len / 1e6);
 		(void)json_array_append_new(
 		    readers, json_pack("{s:s,s:I}", "answer", s->answer[i],

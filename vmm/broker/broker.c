@@ -5,20 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "vmm/broker/internal.h"
 
 #define BANK_FACTOR 4u /* memory is reserved, rarely all of it used */
-
-uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	(void)clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 static int conn_open(void *ctx, struct ctl_conn *conn, uid_t uid, pid_t pid)
 {

@@ -20,6 +20,7 @@
 #include "vmm/broker/broker.h"
 #include "vmm/broker/errand.h"
 #include "vmm/broker/objects.h"
+#include "vmm/core/clock.h"
 #include "vmm/core/err.h"
 #include "vmm/core/loop.h"
 #include "vmm/ctl/ctl.h"
@@ -229,8 +230,6 @@ void monitor_unsaid(struct bvm *vm, const siginfo_t *si);
 void fds_reserve(struct broker *b);
 void fds_release(struct broker *b);
 bool fds_reserved(struct broker *b);
-
-uint64_t now_ns(void); /* CLOCK_MONOTONIC; in broker.c */
 
 /* --- asker.c: who asked -----------------------------------------------------
  */

@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "vmm/core/clock.h"
 
 #define LOOP_BATCH 64
 #define NS_PER_MS  1000000ULL
@@ -37,14 +38,6 @@ struct loop_signals {
 	loop_signal_fn *fn;
 	void *arg;
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	(void)clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
-}
 
 int loop_new(struct loop **out, struct err *e)
 {

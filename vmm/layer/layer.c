@@ -3,10 +3,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "vmm/core/cleanup.h"
+#include "vmm/core/clock.h"
 #include "vmm/layer/internal.h"
 
 static uint32_t *bucket_of(const struct layer_set *set, uint32_t id)
@@ -233,14 +233,12 @@ static uint32_t enter(struct layer_set *set, uint32_t file)
 {
 	uint32_t i = set->free_head;
 	struct slot *s = &set->slot[i];
-	struct timespec now;
 
-	(void)clock_gettime(CLOCK_MONOTONIC, &now);
 	set->free_head = s->next;
 	*s = (struct slot){
 	    .holds = 1,
 	    .npages = set->file[file].npages,
-	    .born = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
+	    .born = now_ns(),
 	    .one = {.npages = set->file[file].npages, .file = file},
 	    .npieces = 1,
 	    .id = next_id(set),

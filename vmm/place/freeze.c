@@ -18,20 +18,12 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "shared/bits.h"
+#include "vmm/core/clock.h"
 #include "vmm/core/seals.h"
 #include "vmm/place/lift.h"
-
-uint64_t place_now_ns(void)
-{
-	struct timespec t;
-
-	(void)clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000ULL + (uint64_t)t.tv_nsec;
-}
 
 /* --- seal ----------------------------------------------------------------- */
 
@@ -214,12 +206,12 @@ static int run_freeze(struct place *p, struct lift *l, int memory,
 	if (r < 0)
 		return r;
 	gate_close(g);
-	start = place_now_ns();
+	start = now_ns();
 	r = act(p, l, e);
 	if (r == -ENOTRECOVERABLE)
 		return r;
 	gate_open(g);
-	out->pause_ns = place_now_ns() - start;
+	out->pause_ns = now_ns() - start;
 	if (r < 0)
 		return r;
 	trim(p, l, p->nsteps > before ? &p->step[before] : NULL);
@@ -264,7 +256,7 @@ static int freeze(struct place *p, bool sever, int memory,
 {
 	struct lift l = {
 	    .first = p->memfd >= 0, .sever = sever, .fd = -1, .fresh = -1};
-	uint64_t start = place_now_ns();
+	uint64_t start = now_ns();
 	struct err why = {0};
 	int r = check_freeze(p, sever, e);
 
@@ -296,7 +288,7 @@ static int freeze(struct place *p, bool sever, int memory,
 		l.sets = (struct place_sets){0};
 	}
 	lift_fini(&l);
-	out->total_ns = place_now_ns() - start;
+	out->total_ns = now_ns() - start;
 	if (r < 0 && e != NULL)
 		*e = why;
 	return r;

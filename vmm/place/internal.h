@@ -166,10 +166,6 @@ int view_check(struct places *ps, const struct place_view *v, uint32_t *nvmas,
 /* What place_touched() tells, of a watched place; -errno, and nothing. */
 int track_sets(struct place *p, struct place_sets *out);
 
-/* --- freeze.c ------------------------------------------------------------- */
-
-uint64_t place_now_ns(void); /* CLOCK_MONOTONIC */
-
 /* --- copies.c ------------------------------------------------------------- */
 
 /* (taken) was copied by a freeze. */

@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "shared/bits.h"
+#include "vmm/core/clock.h"
 #include "vmm/place/lift.h"
 
 /* Unmapping ahead of the pause. */
@@ -18,14 +18,6 @@
 #define UNMAP_PASSES   4
 
 /* Of this thread. */
-static uint64_t cpu_ns(void)
-{
-	struct timespec t;
-
-	(void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-	return (uint64_t)t.tv_sec * 1000000000ULL + (uint64_t)t.tv_nsec;
-}
-
 static uint64_t chunk_npages(const struct place *p, uint64_t chunk)
 {
 	uint64_t left = p->npages - chunk * LEAF_NPAGES;
@@ -167,13 +159,13 @@ static void collapse_data(struct place *p, const uint64_t *data)
 /* Unmap the chunks [c, end) of (p). The processor's time that it took. */
 static uint64_t unmap_chunks(struct place *p, uint64_t c, uint64_t end)
 {
-	uint64_t start = cpu_ns();
+	uint64_t start = clock_ns(CLOCK_THREAD_CPUTIME_ID);
 	uint64_t len = end * LEAF_SIZE < place_len(p)
 			   ? (end - c) * LEAF_SIZE
 			   : place_len(p) - c * LEAF_SIZE;
 
 	(void)madvise(p->hva + c * LEAF_SIZE, len, MADV_DONTNEED);
-	return cpu_ns() - start;
+	return clock_ns(CLOCK_THREAD_CPUTIME_ID) - start;
 }
 
 /* In steps, as a guest that touches a page of the step meanwhile waits for its

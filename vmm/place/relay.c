@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 
 #include "shared/bits.h"
+#include "vmm/core/clock.h"
 #include "vmm/mem/pagemap.h"
 #include "vmm/place/internal.h"
 
@@ -182,13 +183,13 @@ int place_relay(struct places *ps, struct place *p, const struct place_view *v,
 	if (l.own == NULL)
 		return err_set(e, -ENOMEM, "%s: no memory", p->name);
 	gate_close(ps->gate);
-	start = place_now_ns();
+	start = now_ns();
 	r = relay_closed(&l, nvmas, &why);
 	if (r != -ENOTRECOVERABLE)
 		gate_open(ps->gate);
 	if (r == 0 && done != NULL)
 		*done = (struct place_relayed){
-		    .pause_ns = place_now_ns() - start,
+		    .pause_ns = now_ns() - start,
 		    .given_pages = l.nprivate - l.nown,
 		};
 	free(l.own);
