@@ -122,8 +122,8 @@ void ctl_srv_free(struct ctl_srv *s);
  * Listen at (path), mode 0600; peers must have our uid or be root. A socket
  * file nobody listens on is replaced. 0, or -errno: -EADDRINUSE (somebody
  * listens there), -EEXIST (a file that is no socket), -ENAMETOOLONG, -EBUSY (we
- * listen already), and those of socket, bind and listen; nothing is left
- * behind.
+ * listen already), -ENOMEM, and those of socket, bind and listen; nothing is
+ * left behind.
  */
 int ctl_listen(struct ctl_srv *s, const char *path, struct err *e);
 /*

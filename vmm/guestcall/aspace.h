@@ -76,7 +76,7 @@ struct as_memory {
 	uint64_t ram_npages;
 };
 
-/* -ENOMEM. */
+/* As frames_init(). */
 int as_init(
     struct aspace *as, const struct as_ops *ops, const struct as_memory *m);
 void as_fini(struct aspace *as);

@@ -30,7 +30,7 @@ struct frames {
 	struct frames_chunk *chunk;
 };
 
-/* -ENOMEM; (npages) at least 1. */
+/* -ENOMEM, -EINVAL (no pages, or more than 2^32 chunks). */
 int frames_init(struct frames *f, uint64_t npages);
 void frames_fini(struct frames *f);
 

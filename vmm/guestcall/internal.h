@@ -110,7 +110,7 @@ void file_put(struct guest *g, struct guest_file *f);
 /* Give (f), whose reference is taken over also on failure, the lowest number
  * from (min) on. -EMFILE. */
 int file_install(struct guest *g, struct guest_file *f, uint64_t min);
-int file_close(struct guest *g, uint64_t fd);
+int file_close(struct guest *g, uint64_t fd); /* -EBADF */
 /* At most GUEST_BOUNCE_MAX bytes; blocks outside the gate. */
 int64_t file_read(
     struct guest *g, struct guest_file *f, void *buf, uint64_t len);
@@ -121,7 +121,8 @@ int64_t file_pread(struct guest_file *f, void *buf, uint64_t len, uint64_t off);
 int file_open_snap(struct guest *g, const char *name);
 
 /* Wait (timeout_ns; UINT64_MAX: for ever) for (fd), -1 for none. 1: (events)
- * came, 0: time is up, -EINTR: the VM is being killed. */
+ * came, 0: time is up, -EINTR: the VM is being killed, -EAGAIN: a signal came,
+ * wait for the rest. */
 int guest_wait(struct guest *g, int fd, short events, uint64_t timeout_ns);
 
 /* The program called exit, or ended by a signal of its own. */

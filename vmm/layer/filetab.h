@@ -38,7 +38,7 @@ struct filetab {
 	uint32_t want_cap;
 };
 
-/* Note the layers that (run) names. 0 or -ENOMEM. */
+/* Note the layers that (run) names. 0, -ENOMEM or -EPROTO (layer 0). */
 int filetab_want(struct filetab *t, const struct page_run *run, size_t n);
 
 /*

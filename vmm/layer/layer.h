@@ -115,7 +115,8 @@ int layer_adopt_owned(struct layer_set *set, int *fd, uint64_t npages,
 /*
  * Ask again whether owned layer (id) is in nobody else's hands, with a new
  * description: for when its descriptor was lent and given back. -EBUSY when
- * somebody has it, or the errors of open(2); it stays owned in any case.
+ * somebody has it, -ENOENT where it is not owned, or the errors of open(2); it
+ * stays owned in any case.
  */
 int layer_prove(struct layer_set *set, uint32_t id, struct err *e);
 
@@ -123,8 +124,8 @@ int layer_prove(struct layer_set *set, uint32_t id, struct err *e);
  * Sealing in two halves. The first adds all four seals to a layer's descriptor,
  * which may take 160 ms, from any thread; -EBUSY when it is mapped writable or
  * a page is pinned, and then nothing changed. The second, by the set's thread,
- * makes owned layer (id) one that is sealed: layer_adopt()'s errors, and then
- * it is still owned, but may be done again.
+ * makes owned layer (id) one that is sealed: -ENOENT where it is not owned,
+ * layer_adopt()'s errors, and then it is still owned, but may be done again.
  */
 int layer_seal_fd(int fd, struct err *e);
 int layer_sealed(struct layer_set *set, uint32_t id, struct err *e);
