@@ -59,12 +59,42 @@ static int put_strings(struct bvm *vm, json_t *list, uint32_t *count)
 	return 0;
 }
 
+/* The next segment asked for, with its memory. */
+static int launch_segment(
+    struct broker *b, struct bvm *vm, const json_t *s, struct err *e)
+{
+	struct wire_launch *wl = (struct wire_launch *)(void *)vm->launch;
+	struct wire_segment w = {.id = wl->nsegs + 1};
+	const char *name = json_string_value(json_object_get(s, "name"));
+
+	w.size = (uint64_t)json_integer_value(json_object_get(s, "size"));
+	if (json_is_true(json_object_get(s, "tracked")))
+		w.flags |= FIRN_SEG_TRACKED;
+	if (json_is_true(json_object_get(s, "private_history")))
+		w.flags |= FIRN_SEG_PRIVATE;
+	if (!name_ok(name))
+		return name_refuse(name, FIRN_NAME_MAX - 1, e);
+	(void)snprintf(w.name, sizeof(w.name), "%s", name);
+	if (place_find(vm, name, NULL) != NULL)
+		return err_set(
+		    e, -EEXIST, "there are two segments called '%s'", name);
+	if (place_add(b, vm, &w, NULL, e) == NULL ||
+	    bank_reserve(b, vm, w.size, e) != 0)
+		return e->code;
+	vm->launch_fd[vm->nlaunch_fds] = layer_memory(w.size / PAGE_SIZE, e);
+	if (vm->launch_fd[vm->nlaunch_fds++] < 0)
+		return e->code;
+	memcpy(vm->launch + vm->launch_len, &w, sizeof(w));
+	vm->launch_len += (uint32_t)sizeof(w);
+	wl->nsegs++;
+	return 0;
+}
+
 /* The RAM and the segments asked for, in the monitor's own order of ids. */
 static int launch_places(
     struct broker *b, struct bvm *vm, json_t *segs, struct err *e)
 {
-	struct wire_launch *wl = (struct wire_launch *)(void *)vm->launch;
-	struct wire_segment ram = {.id = 0, .size = wl->mem, .name = "ram"};
+	struct wire_segment ram = {.id = 0, .size = vm->mem, .name = "ram"};
 	size_t i;
 	json_t *s;
 
@@ -74,32 +104,8 @@ static int launch_places(
 		return e->code;
 	json_array_foreach(segs, i, s)
 	{
-		struct wire_segment w = {.id = wl->nsegs + 1};
-		const char *name =
-		    json_string_value(json_object_get(s, "name"));
-
-		w.size =
-		    (uint64_t)json_integer_value(json_object_get(s, "size"));
-		if (json_is_true(json_object_get(s, "tracked")))
-			w.flags |= FIRN_SEG_TRACKED;
-		if (json_is_true(json_object_get(s, "private_history")))
-			w.flags |= FIRN_SEG_PRIVATE;
-		if (!name_ok(name))
-			return name_refuse(name, FIRN_NAME_MAX - 1, e);
-		(void)snprintf(w.name, sizeof(w.name), "%s", name);
-		if (place_find(vm, name, NULL) != NULL)
-			return err_set(e, -EEXIST,
-			    "there are two segments called '%s'", name);
-		if (place_add(b, vm, &w, NULL, e) == NULL ||
-		    bank_reserve(b, vm, w.size, e) != 0)
+		if (launch_segment(b, vm, s, e) != 0)
 			return e->code;
-		vm->launch_fd[vm->nlaunch_fds] =
-		    layer_memory(w.size / PAGE_SIZE, e);
-		if (vm->launch_fd[vm->nlaunch_fds++] < 0)
-			return e->code;
-		memcpy(vm->launch + vm->launch_len, &w, sizeof(w));
-		vm->launch_len += (uint32_t)sizeof(w);
-		wl->nsegs++;
 	}
 	return 0;
 }
