@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "vmm/broker/internal.h"
+#include "vmm/core/cleanup.h"
 
 struct snap *req_snap(
     struct broker *b, struct ctl_req *rq, uint32_t rights, int32_t *cap)
@@ -167,8 +168,7 @@ void op_snapshot_open(void *ctx, struct ctl_req *rq)
 	exact(b, s, open_exact, op);
 }
 
-/* --- snapshot.import
- * ----------------------------------------------------------- */
+/* --- snapshot.import ------------------------------------------------------ */
 
 struct import_op {
 	struct work work;
@@ -295,39 +295,53 @@ static void import_done(struct work *w)
 	    op);
 }
 
+static int import_check(struct broker *b, struct ctl_req *rq, struct err *e)
+{
+	int64_t pages = ctl_int(rq, "pages", 0);
+	const char *name = ctl_str(rq, "name");
+
+	if (pages < 1 || (uint64_t)pages > LAYER_NPAGES_MAX)
+		return err_set(e, -EINVAL, "pages is not from 1 to 2^28");
+	if (name_check(&req_home(rq)->caps, name == NULL ? "" : name, e) != 0)
+		return e->code;
+	return bank_check(b, PAGE_SIZE, e);
+}
+
+/* (fd) is a layer of (npages) pages then; it is taken over in any case. */
+static int import_adopt(
+    struct broker *b, struct import_op *op, int fd, struct err *e)
+{
+	int rc = layer_adopt(b->layers, fd, op->npages, &op->layer, e);
+	uint32_t npieces;
+
+	if (rc != 0)
+		return rc;
+	if (layer_npages(b->layers, op->layer) != op->npages) {
+		layer_put(b->layers, op->layer);
+		return err_set(e, -EINVAL,
+		    "the memfd has not exactly the pages that were named");
+	}
+	op->file = layer_pieces(b->layers, op->layer, &npieces)->file;
+	lfile_get(b->layers, op->file);
+	op->fd = lfile_fd(b->layers, op->file);
+	return 0;
+}
+
 void op_snapshot_import(void *ctx, struct ctl_req *rq)
 {
 	struct broker *b = ctx;
 	const char *name = ctl_str(rq, "name");
-	int64_t pages = ctl_int(rq, "pages", 0);
-	int fd = ctl_take_fd(rq, 0);
+	AUTO_CLOSE int fd = ctl_take_fd(rq, 0);
 	struct import_op *op = calloc(1, sizeof(*op));
 	struct err e = {0};
-	uint32_t npieces;
-	int rc;
+	int rc = op == NULL ? err_set(&e, -ENOMEM, "no memory for an import")
+			    : import_check(b, rq, &e);
 
-	if (op == NULL)
-		rc = err_set(&e, -ENOMEM, "no memory for an import");
-	else if (pages < 1 || (uint64_t)pages > LAYER_NPAGES_MAX)
-		rc = err_set(&e, -EINVAL, "pages is not from 1 to 2^28");
-	else
-		rc = name_check(
-		    &req_home(rq)->caps, name == NULL ? "" : name, &e);
-	if (rc == 0)
-		rc = bank_check(b, PAGE_SIZE, &e);
 	if (rc == 0) {
-		rc =
-		    layer_adopt(b->layers, fd, (uint64_t)pages, &op->layer, &e);
-		fd = -1;
-	}
-	if (rc == 0 && layer_npages(b->layers, op->layer) != (uint64_t)pages) {
-		layer_put(b->layers, op->layer);
-		rc = err_set(&e, -EINVAL,
-		    "the memfd has not exactly the pages that were named");
+		op->npages = (uint64_t)ctl_int(rq, "pages", 0);
+		rc = import_adopt(b, op, take_fd(&fd), &e);
 	}
 	if (rc != 0) {
-		if (fd >= 0)
-			(void)close(fd);
 		free(op);
 		ctl_fail(rq, &e);
 		return;
@@ -335,12 +349,8 @@ void op_snapshot_import(void *ctx, struct ctl_req *rq)
 	op->b = b;
 	op->rq = rq;
 	op->uid = req_home(rq)->uid;
-	op->npages = (uint64_t)pages;
-	op->file = layer_pieces(b->layers, op->layer, &npieces)->file;
-	lfile_get(b->layers, op->file);
 	/* The client has had a descriptor, and may keep it. */
 	lfile_opened(b->layers, op->file, req_home(rq)->number);
-	op->fd = lfile_fd(b->layers, op->file);
 	if (name != NULL)
 		(void)snprintf(op->name, sizeof(op->name), "%s", name);
 	worker_submit(b->pool, &op->work, import_scan, import_done);
