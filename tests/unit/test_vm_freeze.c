@@ -241,7 +241,8 @@ static void lost_memory(void **state)
 	refused->mmap = true;
 	assert_int_equal(
 	    ask(vm, WIRE_FREEZE, &p, sizeof(p), NULL, 0), -ENOTRECOVERABLE);
-	assert_int_equal(write(vm->in, "x", 1), 1);
+	/* Nobody may be there to read it any more. */
+	(void)!write(vm->in, "x", 1);
 	ends_telling(vm, WIRE_EXIT_KILLED, 137,
 	    "guest ended: ram: cannot freeze it: the kernel refused to map");
 	assert_int_equal(read(vm->out, out, sizeof(out)), 0);
