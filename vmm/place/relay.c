@@ -77,6 +77,8 @@ static void move_own(struct relay *l, bool back)
 	unsigned char *kept = l->kept;
 	uint64_t n = l->p->npages;
 
+	if (kept == NULL)
+		return;
 	for (uint64_t i = bits_next(l->own, n, 0, true); i < n;
 	     i = bits_next(l->own, n, i + 1, true)) {
 		unsigned char *at = l->p->hva + i * PAGE_SIZE;
