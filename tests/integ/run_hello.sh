@@ -52,6 +52,20 @@ for v in "" .musl; do
 	timeout 60 "$FIRN" run "$GUESTS/polls$v" <"$0" >"$T/out" 2>&1
 	is "polls$v" "$? $(cat "$T/out")" "0 "
 done
+# nobody_reads STATUS PROGRAM ARG...: the status of what writes to a pipe then.
+nobody_reads() {
+	local want=$1
+	shift
+	timeout 60 "$FIRN" run "$@" 2>"$T/err" </dev/null | true
+	is "nobody reads: ${*##*/}" "${PIPESTATUS[0]} $(cat "$T/err")" "$want "
+}
+for v in "" .musl; do
+	nobody_reads 141 "$GUESTS/pipes$v"
+	nobody_reads 141 "$GUESTS/pipes$v" back
+	for how in ignore catch block; do
+		nobody_reads 32 "$GUESTS/pipes$v" $how
+	done
+done
 guests private
 start_daemon
 guests daemon

@@ -56,6 +56,8 @@ struct guest {
 	struct as_ops as_ops;
 	pthread_mutex_t files_lock;
 	struct guest_file *file[GUEST_FILES_MAX];
+	_Atomic uint64_t blocked; /* signals, as Linux numbers their bits */
+	_Atomic bool pipe_caught; /* SIGPIPE is ignored or has a handler */
 	struct guest_again again[GUEST_CPUS_MAX];
 	_Atomic uint64_t nsyscalls;
 	_Atomic uint64_t nenosys;

@@ -18,7 +18,6 @@
 
 #define GUEST_PID            1
 #define NSIG_MAX             64u
-#define SIGSET_LEN           8u
 #define SIGACT_LEN           32u
 #define RANDOM_CHUNK         256u
 #define RANDOM_MAX           (1u << 20)
@@ -87,7 +86,7 @@ static int64_t do_without(struct guest_call *c)
 	return -ENOSYS;
 }
 
-/* --- signals: none is ever delivered -------------------------------------- */
+/* --- signals: none is ever delivered, but SIGPIPE where it ends the program */
 
 static bool is_ignored(uint64_t sig)
 {
@@ -126,20 +125,50 @@ static int64_t do_tgkill(struct guest_call *c)
 	return raise_signal(c, c->a[2]);
 }
 
+/* sigaction(sig, new, old) */
 static int64_t do_sigaction(struct guest_call *c)
 {
 	unsigned char old[SIGACT_LEN] = {0};
+	uint64_t handler;
 
 	if (c->a[0] == 0 || c->a[0] > NSIG_MAX)
 		return -EINVAL;
+	if (c->a[1] != 0) {
+		if (guest_copy_in(c->g, &handler, c->a[1], sizeof(handler)) < 0)
+			return -EFAULT;
+		if (c->a[0] == SIGPIPE)
+			c->g->pipe_caught = handler != 0;
+	}
 	return give_out(c, c->a[2], old, sizeof(old));
 }
 
+/* sigprocmask(how, new, old) */
 static int64_t do_sigprocmask(struct guest_call *c)
 {
-	unsigned char old[SIGSET_LEN] = {0};
+	uint64_t old = c->g->blocked;
+	uint64_t set;
 
-	return give_out(c, c->a[2], old, sizeof(old));
+	if (c->a[1] != 0) {
+		if (guest_copy_in(c->g, &set, c->a[1], sizeof(set)) < 0)
+			return -EFAULT;
+		if (c->a[0] == SIG_BLOCK)
+			c->g->blocked |= set;
+		else if (c->a[0] == SIG_UNBLOCK)
+			c->g->blocked &= ~set;
+		else if (c->a[0] == SIG_SETMASK)
+			c->g->blocked = set;
+		else
+			return -EINVAL;
+	}
+	return give_out(c, c->a[2], &old, sizeof(old));
+}
+
+int64_t linux_unless_pipe(struct guest_call *c, int64_t n)
+{
+	if (n != -EPIPE || c->g->pipe_caught ||
+	    (c->g->blocked & (1ULL << (SIGPIPE - 1))))
+		return n;
+	return end_program(c, 128 + SIGPIPE, "");
 }
 
 static int64_t do_sigaltstack(struct guest_call *c)

@@ -9,6 +9,10 @@
 int64_t give_out(
     struct guest_call *c, uint64_t va, const void *buf, uint64_t len);
 
+/* The value of a write; the program's end, as by SIGPIPE, where nobody reads
+ * and it did not say that it wants to know (-EPIPE). */
+int64_t linux_unless_pipe(struct guest_call *c, int64_t n);
+
 int64_t linux_read(struct guest_call *c);
 int64_t linux_write(struct guest_call *c);
 int64_t linux_readv(struct guest_call *c);

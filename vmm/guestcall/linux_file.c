@@ -131,7 +131,7 @@ int64_t linux_read(struct guest_call *c)
 
 int64_t linux_write(struct guest_call *c)
 {
-	return move(c, write_all);
+	return linux_unless_pipe(c, move(c, write_all));
 }
 
 /* May what was read so far be all for now? Only a read of nothing waits. */
@@ -193,7 +193,7 @@ int64_t linux_readv(struct guest_call *c)
 
 int64_t linux_writev(struct guest_call *c)
 {
-	return move_iov(c, write_all);
+	return linux_unless_pipe(c, move_iov(c, write_all));
 }
 
 static int64_t pread_all(struct guest *g, struct guest_file *f, uint64_t va,
