@@ -52,6 +52,27 @@ static void owned_changes_hands(void **state)
 	nothing_left(x);
 }
 
+/* Nothing of it is dead. */
+static void owned_is_live(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	json_t *r;
+
+	lend_memory(x, f);
+	guest_writes(f, 0, 1, 77);
+	must_do(x, "segment.sever", freeze_params(f, "s"));
+	r = must(x, "service.stats", json_pack("{s:b}", "exact", 1));
+	assert_int_equal(json_integer_value(json_object_get(r, "live_bytes")),
+	    NPAGES * PAGE_SIZE);
+	assert_int_equal(
+	    json_integer_value(json_object_get(r, "dead_bytes")), 0);
+	json_decref(r);
+	end_vm(x, f);
+	drop_all(x);
+	nothing_left(x);
+}
+
 /* What is kept comes to light, and nothing is lost by it. */
 static void kept_memory(void **state)
 {
@@ -275,6 +296,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    T(owned_changes_hands),
+	    T(owned_is_live),
 	    T(kept_memory),
 	    T(hostile_owners),
 	    T(refused_adoptions),

@@ -28,6 +28,7 @@ static int note_files(struct tidy *t, const struct tidy_conf *conf)
 		    .file = file,
 		    .npages = st.npages,
 		    .used = st.bytes / PAGE_SIZE,
+		    .live = st.owned ? st.bytes / PAGE_SIZE : 0,
 		    .serial = st.owned ? 0 : st.serial,
 		    .fd = lfile_fd(t->set, file),
 		    .whose = st.whose,

@@ -23,7 +23,8 @@ struct tidy_file {
 	uint32_t file;
 	uint64_t npages;
 	uint64_t used;   /* pages that the kernel has for it */
-	uint64_t live;   /* pages to be copied, if it is chosen */
+	uint64_t live;   /* pages to be copied, if it is chosen; of an owned
+			    one all */
 	uint64_t serial; /* 0: what is live of it is not found */
 	uint32_t whose;
 	int fd;
