@@ -16,6 +16,40 @@
 #define PAGE  4096u
 #define BATCH 4096u /* writes between looks at the clock's second */
 
+/* What one second of writes was like. */
+struct second {
+	uint64_t writes;
+	uint64_t last;
+	uint64_t worst; /* ticks between two */
+};
+
+static uint64_t next_random(uint64_t rnd)
+{
+	rnd ^= rnd << 13;
+	rnd ^= rnd >> 7;
+	return rnd ^ rnd << 17;
+}
+
+/* BATCH writes; the next random number. */
+static uint64_t write_batch(
+    const struct firn_segment *seg, struct second *s, uint64_t rnd)
+{
+	for (unsigned i = 0; i < BATCH; i++) {
+		uint64_t va;
+		uint64_t now;
+
+		rnd = next_random(rnd);
+		va = seg->va + rnd % (seg->size / PAGE) * PAGE;
+		*(volatile uint64_t *)(uintptr_t)va = rnd;
+		now = __rdtsc();
+		if (now - s->last > s->worst)
+			s->worst = now - s->last;
+		s->last = now;
+	}
+	s->writes += BATCH;
+	return rnd;
+}
+
 int main(int argc, char **argv)
 {
 	struct firn_segment seg;
@@ -28,32 +62,14 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sink: %s\n", strerror(-r));
 		return 1;
 	}
-	for (uint64_t s = 0; s < seconds; s++) {
+	for (uint64_t i = 0; i < seconds; i++) {
 		uint64_t start = __rdtsc();
-		uint64_t last = start;
-		uint64_t worst = 0;
-		uint64_t writes = 0;
+		struct second s = {.last = start};
 
-		while ((double)(last - start) < per_us * 1000000) {
-			for (unsigned i = 0; i < BATCH; i++) {
-				uint64_t now;
-
-				rnd ^= rnd << 13;
-				rnd ^= rnd >> 7;
-				rnd ^= rnd << 17;
-				*(volatile uint64_t
-					*)(uintptr_t)(seg.va +
-						      rnd % (seg.size / PAGE) *
-							  PAGE) = rnd;
-				now = __rdtsc();
-				if (now - last > worst)
-					worst = now - last;
-				last = now;
-			}
-			writes += BATCH;
-		}
-		printf("%" PRIu64 " writes, worst gap %.1f us\n", writes,
-		    (double)worst / per_us);
+		while ((double)(s.last - start) < per_us * 1000000)
+			rnd = write_batch(&seg, &s, rnd);
+		printf("%" PRIu64 " writes, worst gap %.1f us\n", s.writes,
+		    (double)s.worst / per_us);
 		fflush(stdout);
 	}
 	return 0;
