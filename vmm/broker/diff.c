@@ -130,6 +130,23 @@ static uint64_t guest_extents(const struct diff_op *op)
 	return op->out.n < op->max ? op->out.n : op->max;
 }
 
+/* One bit a page, of (npages). */
+static int bitmap_blob(
+    const struct firn_extent *x, uint64_t n, uint64_t npages, int *fd)
+{
+	uint64_t nwords = (npages + 63) / 64;
+	uint64_t *bits = calloc(nwords, sizeof(*bits));
+
+	*fd = -1;
+	if (bits == NULL)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < n; i++)
+		bits_set(bits, x[i].first, x[i].first + x[i].npages);
+	*fd = wire_blob("firn-bitmap", bits, nwords * sizeof(*bits));
+	free(bits);
+	return *fd < 0 ? *fd : 0;
+}
+
 /* What is too much for a message. */
 static int diff_blob(struct diff_op *op)
 {
@@ -226,22 +243,6 @@ int extents_put(
 		return -ENOMEM;
 	}
 	return json_object_set_new(result, "extents", list) == 0 ? 0 : -ENOMEM;
-}
-
-int bitmap_blob(
-    const struct firn_extent *x, uint64_t n, uint64_t npages, int *fd)
-{
-	uint64_t nwords = (npages + 63) / 64;
-	uint64_t *bits = calloc(nwords, sizeof(*bits));
-
-	*fd = -1;
-	if (bits == NULL)
-		return -ENOMEM;
-	for (uint64_t i = 0; i < n; i++)
-		bits_set(bits, x[i].first, x[i].first + x[i].npages);
-	*fd = wire_blob("firn-bitmap", bits, nwords * sizeof(*bits));
-	free(bits);
-	return *fd < 0 ? *fd : 0;
 }
 
 static int pages_put(struct diff_op *op, json_t *r)

@@ -373,9 +373,6 @@ void exact(struct broker *b, struct snap *s, exact_fn *fn, void *ctx);
 /* --- own.c: what one holder alone has
  * -----------------------------------------
  */
-/* May something be done with (s)? -EBUSY while something is, or if it is owned
- * and somebody has it all the same. */
-int own_begin(struct broker *b, struct snap *s, struct err *e);
 /* Is it owned, and nobody else's? */
 bool own_alone(struct broker *b, struct snap *s);
 /*
@@ -427,9 +424,6 @@ int side_find(struct broker *b, struct ctl_req *rq, const char *param,
  * extents; *fd is -1 where there are fewer, or on failure. -ENOMEM, errors of
  * memfd_create(2), pwrite(2). */
 int extents_blob(const struct firn_extent *x, uint64_t n, int *fd);
-/* One bit a page, of (npages). */
-int bitmap_blob(
-    const struct firn_extent *x, uint64_t n, uint64_t npages, int *fd);
 /* Put (x) into (result): "extents", or, where extents_blob() made one,
  * "extents_fd", which is number (i) of the answer's descriptors. -ENOMEM. */
 int extents_put(

@@ -23,7 +23,9 @@
 
 /* --- the state of a snapshot ---------------------------------------------- */
 
-int own_begin(struct broker *b, struct snap *s, struct err *e)
+/* May something be done with (s)? -EBUSY while something is, or if it is owned
+ * and somebody has it all the same. */
+static int own_begin(struct broker *b, struct snap *s, struct err *e)
 {
 	int rc;
 

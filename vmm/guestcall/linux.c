@@ -33,7 +33,8 @@
 #define FUTEX_CMD            0x7fu
 #define FUTEX_REALTIME       0x100u
 
-int64_t give_out(
+/* Copy out unless (va) is 0, an argument that was left out. */
+static int64_t give_out(
     struct guest_call *c, uint64_t va, const void *buf, uint64_t len)
 {
 	if (va == 0)

@@ -5,10 +5,6 @@
 
 #include "vmm/guestcall/internal.h"
 
-/* Copy out unless (va) is 0, an argument that was left out. */
-int64_t give_out(
-    struct guest_call *c, uint64_t va, const void *buf, uint64_t len);
-
 /* The value of a write; the program's end, as by SIGPIPE, where nobody reads
  * and it did not say that it wants to know (-EPIPE). */
 int64_t linux_unless_pipe(struct guest_call *c, int64_t n);

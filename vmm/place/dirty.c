@@ -25,7 +25,8 @@ void dirty_wrote(void *place, uint64_t page, uint64_t npages)
 		    &p->wrote[i / 64], 1ULL << (i % 64), __ATOMIC_RELAXED);
 }
 
-int dirty_log_on(struct place *p, struct err *e)
+/* Turn KVM's log on unless it is: from its return all writes are told. */
+static int log_on(struct place *p, struct err *e)
 {
 	int r;
 
@@ -42,7 +43,7 @@ int dirty_log_on(struct place *p, struct err *e)
 
 int dirty_track(struct place *p, struct err *e)
 {
-	int r = dirty_log_on(p, e);
+	int r = log_on(p, e);
 
 	if (r < 0 || p->tracked)
 		return r;
@@ -169,7 +170,7 @@ static int check_query(const struct place *p, const char *name, struct err *e)
 static int query_known(
     struct place *p, struct cursor *k, bool peek, uint64_t *out, struct err *e)
 {
-	int r = dirty_log_on(p, e);
+	int r = log_on(p, e);
 
 	return r < 0 ? r : take_bits(p, k, peek, out, e);
 }

@@ -177,9 +177,8 @@ void copies_forget(struct place *p);
 
 /* The bank's callback. Inside the gate. */
 void dirty_wrote(void *place, uint64_t page, uint64_t npages);
-/* Turn KVM's log on unless it is: from its return all writes are told. */
-int dirty_log_on(struct place *p, struct err *e);
-/* As that, and make (pending) complete back to the last freeze. */
+/* Turn KVM's log on unless it is: from its return all writes are told; and make
+ * (pending) complete back to the last freeze. */
 int dirty_track(struct place *p, struct err *e);
 /* Add what was written since the last harvest to (pending) and all cursors. On
  * failure nothing is lost. */
