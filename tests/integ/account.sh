@@ -124,6 +124,23 @@ works "nothing is left" none
 is "nobody pins anything" "$(stat_of .pinned_by)" "[]"
 is "no byte, as the kernel says" "$(file_bytes "$firnd")" 0
 
+# --- at rest ----------------------------------------------------------------------
+# A snapshot of one entry, not pinned, and nothing is dropped any more.
+stamper w $n
+stamp_round w
+"$FIRN" freeze w:data --name w0 >/dev/null
+"$FIRN" kill w >/dev/null
+is "one extent" "$(show w0 .extents)" 1
+marks() { "$FIRN" stats --json | jq .marks; }
+at_rest() {
+	local before
+	before=$(marks)
+	sleep 2
+	[ "$(marks)" = "$before" ]
+}
+works "at rest nobody looks for what is dead" until_true 10 at_rest
+"$FIRN" drop w0 >/dev/null
+
 # --- two users ---------------------------------------------------------------------
 # Root may use anybody's service: what each has opened is charged to each.
 if [ "$(id -u)" != 0 ]; then

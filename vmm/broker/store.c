@@ -183,15 +183,17 @@ static void job_start(struct broker *b, bool mark)
 	struct store *s = &b->tidying;
 	struct movables m = {.b = b, .pins = mark ? relay_pins(b) : NULL};
 	struct tidy_conf conf = {.mark = mark, .movable = movable, .ctx = &m};
-	struct layer_totals sum;
+	struct layer_totals sum, with;
 	int rc;
 
 	layer_set_totals(b->layers, &sum);
 	s->began_ns = now_ns();
-	s->gone_began = sum.entries_gone;
 	s->marking = mark;
 	rc = tidy_begin(b->layers, &b->store, &conf, &s->job);
 	free(m.pins);
+	layer_set_totals(b->layers, &with);
+	/* The maps that the job holds go with it: they are nobody's loss. */
+	s->gone_began = sum.entries_gone + (with.entries - sum.entries);
 	if (rc != 0) {
 		s->failed = true;
 		s->ended_ns = s->began_ns;

@@ -91,11 +91,13 @@ static void node_free(void *ctx, void *p, size_t len)
 
 static void entry_came(void *ctx, uint32_t layer)
 {
-	struct slot *s = find_slot(ctx, layer);
+	struct layer_set *set = ctx;
+	struct slot *s = find_slot(set, layer);
 
 	assert(s != NULL);
 	s->holds++;
 	s->entries++;
+	set->sum.entries++;
 }
 
 static void entry_went(void *ctx, uint32_t layer)
@@ -105,6 +107,7 @@ static void entry_went(void *ctx, uint32_t layer)
 
 	assert(s != NULL);
 	s->entries--;
+	set->sum.entries--;
 	set->sum.entries_gone++;
 	layer_put(set, layer);
 }

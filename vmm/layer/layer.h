@@ -59,7 +59,8 @@ struct layer_totals {
 	uint64_t bytes; /* of memory that files hold, those to reap counted */
 	uint64_t pinned_bytes; /* of those pinned */
 	uint64_t table_bytes;  /* of heap: slots and pieces */
-	uint64_t entries_gone; /* of page maps that named a layer, ever */
+	uint64_t entries;      /* of page maps that name a layer */
+	uint64_t entries_gone; /* that did, ever */
 };
 void layer_set_totals(const struct layer_set *set, struct layer_totals *out);
 
