@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "shared/version.h"
@@ -19,21 +18,6 @@ static int fill_std_fds(void)
 	return 0;
 }
 
-/* Verbs learn of signals from c->sig_fd, so that they can clean up. */
-static int take_signals(struct cli *c, sigset_t *old)
-{
-	sigset_t set;
-
-	(void)sigemptyset(&set);
-	(void)sigaddset(&set, SIGINT);
-	(void)sigaddset(&set, SIGTERM);
-	(void)sigaddset(&set, SIGHUP);
-	(void)sigprocmask(SIG_BLOCK, &set, old);
-	c->old_mask = old;
-	c->sig_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return c->sig_fd < 0 ? -1 : 0;
-}
-
 static int run_verb(const struct verb *v, const struct args *a)
 {
 	sigset_t old;
@@ -46,19 +30,22 @@ static int run_verb(const struct verb *v, const struct args *a)
 	};
 	int ret = EX_FAIL;
 
-	/* Only the verbs that leave something behind wait for signals. */
-	if ((v->takes_signals && take_signals(&c, &old)) ||
-	    (!v->takes_signals && sigprocmask(SIG_SETMASK, NULL, &old)))
+	if (sigprocmask(SIG_SETMASK, NULL, &old))
 		return cli_fail(&c, "signals: %s", strerror(errno));
 	c.old_mask = &old;
+	if (v->takes_signals && cli_take_signals(&c))
+		return EX_FAIL;
 	if (v->check && (ret = v->check(&c, a)))
 		return ret;
 	ret = EX_FAIL;
 	/* What is to outlive the command needs a daemon that does. */
 	if (!cli_connect(&c, a->detach ? LINK_DAEMON : v->link))
 		ret = v->run(&c, a);
+	/* Where a call was stopped nobody has asked yet by what. */
+	if (ret == EX_FAIL)
+		(void)cli_signalled(&c, 0);
 	cli_disconnect(&c);
-	return ret;
+	return c.got_sig ? EX_SIGNAL + c.got_sig : ret;
 }
 
 static int run(const struct verb *v, const struct args *a)

@@ -55,6 +55,37 @@ for sig in INT TERM KILL; do
 done
 works "the daemon goes on" "$FIRN" run "$GUESTS/hello"
 
+# A daemon that does not answer: who waits for it can be ended all the same.
+head -c 8192 /dev/zero >"$T/image"
+"$FIRN" import "$T/image" --name s0 >/dev/null
+takes_signals() { # and is no shell any more
+	[ "$(cat "/proc/$1/comm")" = firn ] &&
+	    grep -q '^SigBlk:.*[1-9a-f]' "/proc/$1/status"
+}
+ended() {
+	local name=$1
+	shift
+	"$FIRN" "$@" >"$T/ended.out" 2>&1 </dev/null &
+	client=$!
+	until_true 10 takes_signals $client
+	kill -TERM $client
+	if until_true 10 gone $client; then
+		wait $client 2>/dev/null
+		is "$name of a daemon that hangs: TERM" $? 143
+	else
+		not_ok "$name of a daemon that hangs: TERM" "it waits on"
+		kill -9 $client
+	fi
+}
+mkdir "$T/made"
+kill -STOP $daemon_pid
+ended run run "$GUESTS/hello"
+ended export export s0 "$T/made/image"
+ended graph graph
+ended dirty dirty v:0 --cursor c --bitmap "$T/made/bitmap"
+is "nothing is left of them" "$(ls -A "$T/made")" ""
+kill -CONT $daemon_pid
+
 attached m m
 vmm=$(pid_of m)
 kill -9 "$vmm"

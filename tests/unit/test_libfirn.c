@@ -122,6 +122,61 @@ static void test_async(void **state)
 	/* The second event is left: firn_close() frees it. */
 }
 
+static void test_stop(void **state)
+{
+	struct fix *x = *state;
+	struct firn_event ev;
+	int p[2];
+
+	assert_int_equal(pipe(p), 0);
+	firn_stop_fd(x->c, p[0]);
+	assert_int_equal(
+	    firn_call(x->c, "say", "{\"text\":\"hi\"}", NULL, 0, NULL, &x->e),
+	    0);
+	assert_int_equal(write(p[1], "x", 1), 1);
+	assert_int_equal(
+	    firn_call(x->c, "hold", NULL, NULL, 0, NULL, &x->e), -ECANCELED);
+	assert_int_equal(x->e.code, 0);
+	assert_int_equal(firn_wait_event(x->c, -1, &ev, &x->e), -ECANCELED);
+	/* The connection is as good as before. */
+	firn_stop_fd(x->c, -1);
+	assert_int_equal(
+	    firn_call(x->c, "release", NULL, NULL, 0, NULL, &x->e), 0);
+	(void)close(p[0]);
+	(void)close(p[1]);
+}
+
+/* Half a request has been sent: nothing can follow it. */
+static void test_stop_sending(void **state)
+{
+	size_t len = 8u << 20;
+	char *s = malloc(len + 1);
+	struct firn_error e;
+	struct firn *c;
+	int p[2], sv[2];
+
+	(void)state;
+	assert_non_null(s);
+	memset(s, 'y', len);
+	s[len] = '\0';
+	assert_int_equal(pipe(p), 0);
+	assert_int_equal(write(p[1], "x", 1), 1);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+	assert_int_equal(firn_connect_fd(sv[0], &c, &e), 0);
+	firn_stop_fd(c, p[0]);
+	assert_int_equal(firn_call_json(c, "say", json_pack("{s:s}", "text", s),
+			     NULL, 0, NULL, NULL, NULL, &e),
+	    -ECANCELED);
+	firn_stop_fd(c, -1);
+	assert_int_equal(
+	    firn_call(c, "say", NULL, NULL, 0, NULL, &e), -ECANCELED);
+	firn_close(c);
+	(void)close(sv[1]);
+	(void)close(p[0]);
+	(void)close(p[1]);
+	free(s);
+}
+
 static void test_paths(void **state)
 {
 	struct firn *c = NULL;
@@ -177,6 +232,8 @@ int main(void)
 	    T(test_large),
 	    T(test_too_large),
 	    T(test_async),
+	    T(test_stop),
+	    cmocka_unit_test(test_stop_sending),
 	    cmocka_unit_test(test_paths),
 	    cmocka_unit_test(test_nonsense),
 	};

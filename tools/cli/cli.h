@@ -70,7 +70,7 @@ struct verb {
 	const struct opt *opts; /* NULL: none but the common ones */
 	size_t min, max;        /* number of words */
 	bool stop;              /* options end at the first word */
-	bool takes_signals;     /* cleans up when one comes: cli_signalled() */
+	bool takes_signals;     /* as by cli_take_signals(), from the start */
 	enum link_kind link;
 	/* Refuses before there is a connection: an exit status; or NULL. */
 	int (*check)(struct cli *c, const struct args *a);
@@ -84,8 +84,8 @@ struct cli {
 	struct firn *conn;
 	pid_t firnd; /* a private one, or 0 */
 	int life_fd; /* closing it ends that one; -1: none */
-	int sig_fd; /* signalfd of SIGINT, SIGTERM, SIGHUP, which are blocked */
-	int got_sig;        /* the first of them that came, or 0 */
+	int sig_fd;  /* signalfd of those that were taken; -1: none were */
+	int got_sig; /* the first of them that came, or 0 */
 	sigset_t *old_mask; /* the signal mask for children */
 };
 
@@ -141,7 +141,16 @@ typedef void print_fn(const json_t *r);
 int cli_show(struct cli *c, json_t *r, print_fn *print);
 /* Call, and print the result as JSON if that is wanted: an exit status. */
 int cli_simple(struct cli *c, const char *method, json_t *params);
-/* Whether a signal to end came (c->got_sig); waits for (timeout_ms). */
+/*
+ * For what must clean up: from here on SIGINT, SIGTERM and SIGHUP end nothing
+ * but calls to the service; cli_signalled() asks for them. 0, or -1 (said).
+ */
+int cli_take_signals(struct cli *c);
+/*
+ * Whether a signal to end came (c->got_sig, which becomes the exit status);
+ * waits for (timeout_ms). The first ends no calls any more, so that cleaning up
+ * can make some; the next one does.
+ */
 bool cli_signalled(struct cli *c, int timeout_ms);
 
 /* --- out.c -----------------------------------------------------------------
@@ -222,7 +231,7 @@ struct part {
 		.fd = -1                                                       \
 	}
 
-/* An empty file, to become (file). 0 or -1. */
+/* Takes signals. An empty file, to become (file). 0 or -1. */
 int part_make(struct cli *c, struct part *p, const char *file);
 /* It is complete: give it its name. 0 or -1. */
 int part_finish(struct cli *c, struct part *p, const char *file);

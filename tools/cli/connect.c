@@ -101,15 +101,12 @@ out:
 	return ret;
 }
 
-int cli_connect(struct cli *c, enum link_kind kind)
+static int connect_as(struct cli *c, enum link_kind kind)
 {
 	struct firn_error e;
 	char path[PATH_MAX];
-	int ret;
+	int ret = firn_connect(c->socket, &c->conn, &e);
 
-	if (kind == LINK_NONE)
-		return 0;
-	ret = firn_connect(c->socket, &c->conn, &e);
 	if (!ret)
 		return 0;
 	if (ret != -ENOENT && ret != -ECONNREFUSED) {
@@ -126,6 +123,16 @@ int cli_connect(struct cli *c, enum link_kind kind)
 	cli_fail(c, "no daemon runs at %s: start one with `firn daemon%s%s`",
 	    path, c->socket ? " --socket " : "", c->socket ? path : "");
 	return -1;
+}
+
+int cli_connect(struct cli *c, enum link_kind kind)
+{
+	if (kind == LINK_NONE)
+		return 0;
+	if (connect_as(c, kind))
+		return -1;
+	firn_stop_fd(c->conn, c->sig_fd);
+	return 0;
 }
 
 static void end_firnd(struct cli *c)
@@ -198,6 +205,27 @@ int cli_show(struct cli *c, json_t *r, print_fn *print)
 int cli_simple(struct cli *c, const char *method, json_t *params)
 {
 	return cli_show(c, cli_call(c, method, params), NULL);
+}
+
+int cli_take_signals(struct cli *c)
+{
+	sigset_t set;
+
+	if (c->sig_fd >= 0)
+		return 0;
+	(void)sigemptyset(&set);
+	(void)sigaddset(&set, SIGINT);
+	(void)sigaddset(&set, SIGTERM);
+	(void)sigaddset(&set, SIGHUP);
+	(void)sigprocmask(SIG_BLOCK, &set, NULL);
+	c->sig_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (c->sig_fd < 0) {
+		cli_fail(c, "signals: %s", strerror(errno));
+		return -1;
+	}
+	if (c->conn)
+		firn_stop_fd(c->conn, c->sig_fd);
+	return 0;
 }
 
 bool cli_signalled(struct cli *c, int timeout_ms)

@@ -87,11 +87,14 @@ static int bitmap(struct cli *c, const struct args *a, const char *vm,
 
 	if (to < 0)
 		return EX_FAIL;
-	ret = ask_bitmap(c, a,
-	    json_pack("{s:s, s:s*, s:s, s:b, s:b, s:b}", "vm", vm, "segment",
-		segment, "cursor", cursor, "peek", a->peek, "exact", a->exact,
-		"bitmap", 1),
-	    to);
+	if (made && cli_take_signals(c))
+		ret = EX_FAIL;
+	else
+		ret = ask_bitmap(c, a,
+		    json_pack("{s:s, s:s*, s:s, s:b, s:b, s:b}", "vm", vm,
+			"segment", segment, "cursor", cursor, "peek", a->peek,
+			"exact", a->exact, "bitmap", 1),
+		    to);
 	if (ret && made)
 		(void)unlink(a->bitmap);
 	return ret;

@@ -268,7 +268,5 @@ int verb_export(struct cli *c, const struct args *a)
 	npages = firn_snapshot_pages(s);
 	ret = export(c, &j, a, s);
 	firn_snapshot_close(s);
-	if (ret)
-		return c->got_sig ? EX_SIGNAL + c->got_sig : EX_FAIL;
-	return say(c, a, npages);
+	return ret ? EX_FAIL : say(c, a, npages);
 }

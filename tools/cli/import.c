@@ -219,7 +219,7 @@ int verb_import(struct cli *c, const struct args *a)
 	struct cli_fds fds = {.send = &fd, .nsend = 1};
 
 	if (fd < 0)
-		return c->got_sig ? EX_SIGNAL + c->got_sig : EX_FAIL;
+		return EX_FAIL;
 	return cli_show(c,
 	    cli_call_fds(c, "snapshot.import",
 		json_pack("{s:s*, s:I}", "name", a->name, "pages",

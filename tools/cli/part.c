@@ -19,6 +19,8 @@ int part_make(struct cli *c, struct part *p, const char *file)
 		cli_fail(c, "%s: exists and is not a regular file", file);
 		return -1;
 	}
+	if (cli_take_signals(c))
+		return -1;
 	/* An absolute name has no protocol and starts with no dash. */
 	real = *file == '/' ? strdup("") : realpath(".", NULL);
 	if (!real ||

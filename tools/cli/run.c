@@ -198,7 +198,7 @@ static json_t *await(struct cli *c, const char *id, uint64_t seq)
 		ret = firn_wait_reply_json(c->conn, seq, 0, &r, NULL, NULL, &e);
 		if (!ret)
 			return r;
-		if (ret != -ETIMEDOUT && ret != -EINTR)
+		if (ret != -ETIMEDOUT && ret != -EINTR && ret != -ECANCELED)
 			break;
 		n = poll(p, c->got_sig ? 1 : 2, c->got_sig ? KILL_MS : -1);
 		if (n == 0)
@@ -219,7 +219,7 @@ static int finish(struct cli *c, const struct args *a, json_t *r)
 	if (c->json && out_json(r))
 		return EX_FAIL;
 	if (c->got_sig)
-		return EX_SIGNAL + c->got_sig;
+		return EX_FAIL;
 	if (json_is_object(report)) {
 		report_print(a->name ? a->name : a->words[0], report);
 		return status;
@@ -243,7 +243,7 @@ static int attached(struct cli *c, const struct args *a, uint64_t vm)
 		return cli_fail(c, "%s", e.msg);
 	r = await(c, id, seq);
 	if (!r)
-		return c->got_sig ? EX_SIGNAL + c->got_sig : EX_FAIL;
+		return EX_FAIL;
 	ret = finish(c, a, r);
 	json_decref(r);
 	return ret;

@@ -26,7 +26,8 @@ struct firn_msg {
 
 struct firn {
 	int fd;
-	int broken; /* 0, or the -errno that ended the connection */
+	int stop_fd; /* readable: wait no more; -1: none */
+	int broken;  /* 0, or the -errno that ended the connection */
 	uint64_t last_id;
 	json_t *error_data; /* of the last error of the service, or NULL */
 	/* The line being received, and what came with it. */
@@ -94,6 +95,7 @@ int firn_connect_fd(int fd, struct firn **out, struct firn_error *e)
 	if (c == NULL)
 		return firn_fail(e, -ENOMEM, "out of memory");
 	c->fd = fd;
+	c->stop_fd = -1;
 	c->tail = &c->queue;
 	*out = c;
 	return 0;
@@ -161,6 +163,11 @@ int firn_fd(const struct firn *c)
 	return c->fd;
 }
 
+void firn_stop_fd(struct firn *c, int fd)
+{
+	c->stop_fd = fd;
+}
+
 /* --- out -------------------------------------------------------------------
  */
 
@@ -169,6 +176,11 @@ static int broken(struct firn *c, int err, struct firn_error *e)
 	c->broken = err;
 	return firn_fail(e, err, "the connection to the service ended: %s",
 	    err == -ECONNRESET ? "it went away" : strerror(-err));
+}
+
+static int stopped(struct firn_error *e)
+{
+	return firn_fail(e, -ECANCELED, "stopped before the service answered");
 }
 
 static int receive(struct firn *c, struct firn_error *e);
@@ -180,16 +192,21 @@ static int receive(struct firn *c, struct firn_error *e);
 static int send_some(
     struct firn *c, struct msghdr *mh, size_t *sent, struct firn_error *e)
 {
-	struct pollfd p = {.fd = c->fd, .events = POLLIN | POLLOUT};
+	struct pollfd p[2] = {
+	    {.fd = c->fd, .events = POLLIN | POLLOUT},
+	    {.fd = c->stop_fd, .events = POLLIN},
+	};
 	ssize_t n = sendmsg(c->fd, mh, MSG_NOSIGNAL | MSG_DONTWAIT);
 
 	*sent = n < 0 ? 0 : (size_t)n;
 	if (n >= 0 || errno == EINTR)
 		return 0;
 	if (errno == EAGAIN) {
-		if (poll(&p, 1, -1) < 0 && errno != EINTR)
-			return broken(c, -errno, e);
-		return p.revents & POLLIN ? receive(c, e) : 0;
+		if (poll(p, 2, -1) < 0)
+			return errno == EINTR ? 0 : broken(c, -errno, e);
+		if (!p[0].revents)
+			return stopped(e);
+		return p[0].revents & POLLIN ? receive(c, e) : 0;
 	}
 	if (errno == EPIPE || errno == ECONNRESET)
 		return broken(c, -ECONNRESET, e);
@@ -460,7 +477,10 @@ static int wait_for(struct firn *c, uint64_t id, int timeout_ms,
 	int64_t end = timeout_ms < 0 ? INT64_MAX : now_ms() + timeout_ms;
 
 	while ((*out = find(c, id)) == NULL) {
-		struct pollfd p = {.fd = c->fd, .events = POLLIN};
+		struct pollfd p[2] = {
+		    {.fd = c->fd, .events = POLLIN},
+		    {.fd = c->stop_fd, .events = POLLIN},
+		};
 		int64_t left = end == INT64_MAX ? -1 : end - now_ms();
 		int n;
 		int r = c->broken;
@@ -469,13 +489,15 @@ static int wait_for(struct firn *c, uint64_t id, int timeout_ms,
 			return farewell(c, e) ? r : broken(c, r, e);
 		if (end != INT64_MAX && left < 0)
 			left = 0;
-		n = poll(&p, 1, (int)left);
+		n = poll(p, 2, (int)left);
 		if (n < 0 && errno == EINTR)
 			return firn_fail(e, -EINTR, "interrupted");
 		if (n == 0)
 			return firn_fail(e, -ETIMEDOUT, "timed out");
 		if (n < 0)
 			return broken(c, -errno, e);
+		if (!p[0].revents)
+			return stopped(e);
 		/* What failed is in c->broken; what came before it counts. */
 		(void)receive(c, e);
 	}

@@ -66,6 +66,12 @@ FIRN_API void firn_close(struct firn *c);
 /* The descriptor to poll; readable means that firn_wait_event or
  * firn_wait_reply may have something. */
 FIRN_API int firn_fd(const struct firn *c);
+/*
+ * While (fd), which stays the caller's, is readable nothing waits for the
+ * service any more: what would fails with -ECANCELED. What was asked may be
+ * done all the same; its answer goes with the connection. -1: never.
+ */
+FIRN_API void firn_stop_fd(struct firn *c, int fd);
 /* The path that firn_connect(NULL) would use, in (buf); -ENAMETOOLONG. */
 FIRN_API int firn_default_path(char *buf, size_t len);
 
