@@ -131,6 +131,17 @@ static void lists_in_parts(void **state)
 	nothing_left(x);
 }
 
+/* What is told of (snap) as (key); 0 where it is not told. */
+static json_int_t told_of(struct world *x, const char *snap, const char *key)
+{
+	json_t *r =
+	    must(x, "snapshot.show", json_pack("{s:s}", "snapshot", snap));
+	json_int_t n = json_integer_value(json_object_get(r, key));
+
+	json_decref(r);
+	return n;
+}
+
 /* A refusal, as of RAM that cannot be severed, is no misdeed. */
 static void refusal_ends_nothing(void **state)
 {
@@ -168,6 +179,7 @@ static void severed_is_kept(void **state)
 	uint64_t was[NPAGES];
 	json_t *m;
 
+	must_do(x, "segment.freeze", freeze_params(f, "before"));
 	guest_writes(f, 0, 2, 77);
 	memcpy(was, f->truth, sizeof(was));
 	f->how = SILENT;
@@ -185,8 +197,11 @@ static void severed_is_kept(void **state)
 	guest_writes(f, 5, 100, 4);
 	must_do(x, "segment.sever", freeze_params(f, "found"));
 	shows(x, "found", was);
+	assert_int_equal(
+	    told_of(x, "found", "parent"), told_of(x, "before", "id"));
 	must_do(x, "segment.freeze", freeze_params(f, "after"));
 	shows(x, "after", f->truth);
+	assert_int_equal(told_of(x, "after", "parent"), 0);
 	end_vm(x, f);
 	end_vm(x, g);
 	nothing_left(x);
@@ -417,17 +432,6 @@ static void sever_behind_failure(void **state)
 	nothing_left(x);
 }
 
-/* What is told of (snap) as (key); 0 where it is not told. */
-static json_int_t told_of(struct world *x, const char *snap, const char *key)
-{
-	json_t *r =
-	    must(x, "snapshot.show", json_pack("{s:s}", "snapshot", snap));
-	json_int_t n = json_integer_value(json_object_get(r, key));
-
-	json_decref(r);
-	return n;
-}
-
 /* What is frozen behind a sever descends from nothing, also where it is over
  * first; and what is frozen then descends from that. */
 static void descent_behind_sever(void **state)
@@ -471,7 +475,9 @@ static void severed_view(void **state)
 	g->first = false;
 	guest_writes(g, 1, 2, 20);
 	must_do(x, "segment.sever", place_params(g, "t"));
+	assert_int_equal(told_of(x, "t", "parent"), told_of(x, "s", "id"));
 	must_do(x, "segment.sever", freeze_params(f, "yes"));
+	assert_int_equal(told_of(x, "yes", "parent"), told_of(x, "s", "id"));
 	must_do(x, "snapshot.drop", json_pack("{s:s}", "snapshot", "yes"));
 	must_do(x, "snapshot.drop", json_pack("{s:s}", "snapshot", "s"));
 	assert_int_equal(stat_of(x, "snapshots"), 1);

@@ -288,8 +288,9 @@ void keep_severed(struct broker *b, struct bplace *p, uint32_t owned);
  */
 struct lifted {
 	struct wire_frozen f;
-	uint32_t owned; /* the layer that the map is in, if that is; or 0 */
-	struct map map; /* of the place as it was; the callee's to put */
+	uint32_t owned;  /* the layer that the map is in, if that is; or 0 */
+	struct map map;  /* of the place as it was; the callee's to put */
+	struct kin *kin; /* what that descends from; held meanwhile, or NULL */
 	/* Of a tracked place, unless they are too many to keep; the callee may
 	 * take them. */
 	bool tracked;

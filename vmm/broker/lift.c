@@ -99,9 +99,14 @@ static void lift_fail(struct broker *b, struct lift_op *op, const struct err *e)
 /* What was severed, as the caller's. */
 static struct lifted take_severed(struct bplace *p)
 {
+	struct lifted l = {.f = p->severed_f,
+	    .owned = p->severed_owned,
+	    .map = p->severed,
+	    .kin = p->severed_kin};
+
 	p->has_severed = false;
-	return (struct lifted){
-	    .f = p->severed_f, .owned = p->severed_owned, .map = p->severed};
+	p->severed_kin = NULL;
+	return l;
 }
 
 /* The place shows what was lifted. */
@@ -117,11 +122,14 @@ static void lift_done(struct lift_op *op)
 	op->in.all = op->in.fresh = (struct kin_sets){0};
 	if (op->sever && !p->has_severed)
 		keep_severed(b, p, 0); /* nothing was written: no step */
-	if (op->sever)
+	if (op->sever) {
 		l = take_severed(p);
-	else
+	} else {
 		l.map = map_get(&b->store, &p->cur);
+		l.kin = kin_hold(p->kin);
+	}
 	op->fn(b, op->vm, p, &l, NULL, op->ctx);
+	kin_put(l.kin);
 	kin_sets_free(&l.sets);
 	kin_sets_free(&l.fresh);
 	if (!op->sever)
@@ -314,6 +322,7 @@ static void lift_severed(
 	struct lifted l = take_severed(p);
 
 	fn(b, vm, p, &l, NULL, ctx);
+	kin_put(l.kin);
 }
 
 /* Those that are not over have descriptors. */
@@ -462,7 +471,7 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
 		return NULL;
 	s->origin_vm = vm->id;
 	s->origin_segment = p->id;
-	kin_descend(s->kin, p->kin, p->lay_id);
+	kin_descend(s->kin, l->kin, p->lay_id);
 	if (l->tracked && kin_track(s->kin, &l->fresh) != 0) {
 		snap_put(b, s);
 		return err_set(e, -ENOMEM, "no memory for what was touched"),
@@ -516,6 +525,7 @@ static void freeze_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 	s = freeze_issue(b, vm, p, l, op, &cap, &e);
 	if (s == NULL && op->sever) {
 		p->severed = again;
+		p->severed_kin = kin_hold(l->kin);
 		p->severed_owned = l->owned;
 		p->severed_f = l->f;
 		p->has_severed = true;

@@ -179,7 +179,8 @@ struct bplace {
 	/* Severed, and not yet anybody's: the next sever gives it. */
 	bool has_severed;
 	struct map severed;
-	uint32_t severed_owned; /* the layer, or 0 */
+	struct kin *severed_kin; /* parent of that; held, or NULL */
+	uint32_t severed_owned;  /* the layer, or 0 */
 	struct wire_frozen severed_f;
 	struct pins pins;  /* what a view was laid from */
 	uint32_t whose;    /* its layers are: see layers_of(); or nobody's */

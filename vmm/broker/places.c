@@ -86,6 +86,7 @@ void place_end(struct broker *b, struct bvm *vm, struct bplace *p)
 	place_unpin(b, p);
 	snap_put(b, p->shown);
 	kin_put(p->kin);
+	kin_put(p->severed_kin);
 	kin_sets_free(&p->told);
 	lineage_put(p->lineage);
 	vm->ngone -= p->gone;

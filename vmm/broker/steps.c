@@ -267,7 +267,8 @@ void keep_severed(struct broker *b, struct bplace *p, uint32_t owned)
 	 * nothing. */
 	snap_put(b, p->shown);
 	p->shown = NULL;
-	kin_put(p->kin);
+	kin_put(p->severed_kin);
+	p->severed_kin = p->kin;
 	p->kin = NULL;
 }
 
