@@ -42,20 +42,30 @@ struct lift_op {
 	struct loop_timer turn;
 };
 
-/* Its pages are the severed ones once it is applied. The answer's newest step,
- * which waits still. NULL: it has none, and steps that wait are not its. */
-static struct step *sever_later(struct bplace *p, const struct wire_frozen *f)
+/* The newest step that the answer has is the severed one. Where it has none,
+ * those that wait are not its. */
+static void sever_later(struct bplace *p, const struct wire_frozen *f)
 {
 	struct step *s = p->pending;
 
 	p->severed_f = *f;
 	p->was_severed = true;
 	if (f->nsteps == 0)
-		return NULL;
+		return;
 	while (s->next != NULL)
 		s = s->next;
 	s->severed = true;
-	return s;
+}
+
+/* Does what waits give memory that is to be proved nobody else's? Also behind a
+ * freeze, if the answer to the sever was lost. */
+static bool gives_owned(const struct bplace *p)
+{
+	const struct step *s = p->pending;
+
+	while (s != NULL && !s->owned)
+		s = s->next;
+	return s != NULL;
 }
 
 /* Read on what a tracked place touched: 1 when there is more. Where it cannot
@@ -264,7 +274,6 @@ static void lift_answer(
 {
 	struct lift_op *op = ctx;
 	struct bplace *p = pk == NULL ? NULL : place_by_id(vm, op->place);
-	struct step *s = NULL;
 	struct err e = {0};
 	int rc;
 
@@ -278,8 +287,8 @@ static void lift_answer(
 			vm_kill(b, vm); /* no monitor of ours answers so */
 	}
 	if (rc == 0 && op->sever)
-		s = sever_later(p, &op->f);
-	if (s != NULL && s->owned &&
+		sever_later(p, &op->f);
+	if (rc == 0 && gives_owned(p) &&
 	    vm_ask(vm, WIRE_STATS, NULL, 0, NULL, 0, lift_given_up, op, &e) ==
 		0)
 		return;
