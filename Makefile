@@ -30,10 +30,9 @@ flags_release := -O2 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 flags_asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all \
 	-fno-omit-frame-pointer
 flags_tsan    := -O1 -fsanitize=thread
-flags_analyze := -O1 -fanalyzer
 flags_fuzz    := -O1 -fsanitize=fuzzer-no-link,address,undefined \
 	-fno-sanitize-recover=all
-$(if $(flags_$(BUILD)),,$(error BUILD=$(BUILD) is not one of debug release asan tsan analyze fuzz))
+$(if $(flags_$(BUILD)),,$(error BUILD=$(BUILD) is not one of debug release asan tsan fuzz))
 host_cflags += $(flags_$(BUILD)) $(EXTRA_CFLAGS)
 ldflags := -pthread $(filter -fsanitize=address% -fsanitize=thread,$(flags_$(BUILD))) \
 	$(if $(filter fuzz,$(BUILD)),-fsanitize=address$(comma)undefined)
