@@ -17,7 +17,6 @@
 #define UNMAP_SHORT_NS 500000 /* a pass that the last one may take */
 #define UNMAP_PASSES   4
 
-/* Of this thread. */
 static uint64_t chunk_npages(const struct place *p, uint64_t chunk)
 {
 	uint64_t left = p->npages - chunk * LEAF_NPAGES;
