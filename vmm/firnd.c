@@ -278,6 +278,8 @@ int main(int argc, char **argv)
 	 * call that met them, not the end. */
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)signal(SIGXFSZ, SIG_IGN);
+	/* Nor is somebody who opens memory while its lease is asked for. */
+	(void)signal(SIGIO, SIG_IGN);
 	(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	if (run(&o, &e) == 0)
 		return 0;

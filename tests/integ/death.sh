@@ -99,7 +99,9 @@ works "the daemon goes on again" "$FIRN" run "$GUESTS/hello"
 
 stamper kept 256
 vmm=$(pid_of kept)
-"$FIRN" freeze kept:data --name s >/dev/null
+kill -IO "$vmm" $daemon_pid
+works "a lease that somebody breaks ends nobody" \
+    "$FIRN" freeze kept:data --name s
 kill -9 "$vmm"
 works "its snapshot stays" "$FIRN" read s 0 16
 until_true 10 gone "$vmm"

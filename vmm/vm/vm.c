@@ -111,7 +111,8 @@ static int set_signals(struct err *e)
 	int r = vcpu_signal_init();
 
 	if (r == 0 && (signal(SIGPIPE, SIG_IGN) == SIG_ERR ||
-			  signal(SIGXFSZ, SIG_IGN) == SIG_ERR))
+			  signal(SIGXFSZ, SIG_IGN) == SIG_ERR ||
+			  signal(SIGIO, SIG_IGN) == SIG_ERR))
 		r = -errno;
 	if (r < 0)
 		return err_set(e, r, "cannot set signals: %s", strerror(-r));
