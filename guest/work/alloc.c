@@ -3,7 +3,8 @@
 /*
  * alloc [ROUNDS [SEED]]: malloc, free, realloc, mmap, munmap, mprotect and
  * madvise at random; every block is filled with its own pattern, which must
- * still be there when it is let go, and fresh memory must read zero.
+ * still be there when it is let go, and fresh memory must read zero. Last, a
+ * page comes and goes, touched by one instruction and mostly at one address.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 
 #define NBLOCKS 128
 #define PAGE    4096u
+#define VISITS  1000u
 
 enum kind { NONE, HEAP, MAPPED };
 
@@ -145,6 +147,21 @@ static int change_mapped(struct block *b, uint64_t *s)
 	return check(b);
 }
 
+static int visit(void)
+{
+	for (unsigned i = 0; i < VISITS; i++) {
+		unsigned char *p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (p == MAP_FAILED)
+			return -1;
+		*(volatile unsigned char *)p = 1;
+		if (munmap(p, PAGE) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	static struct block block[NBLOCKS];
@@ -173,6 +190,8 @@ int main(int argc, char **argv)
 	for (unsigned i = 0; i < NBLOCKS; i++)
 		if (block[i].kind != NONE && release(&block[i]) < 0)
 			return 1;
+	if (visit() < 0)
+		return 1;
 	printf("alloc: %u rounds right\n", rounds);
 	return 0;
 }

@@ -278,6 +278,8 @@ static enum guest_verdict call(
 	int64_t ret;
 
 	g->nsyscalls++;
+	/* What is mapped may change: the same fault may be another one now. */
+	g->again[cpu].times = 0;
 	if (r->gpr[RCX] >= AS_VA_MAX)
 		return bad_return(g, r, end);
 	if (c.nr >= FIRN_NR_BASE && c.nr < FIRN_NR_END)
