@@ -163,6 +163,9 @@ until_true 10 listens || {
 	rm -rf "$U"
 	exit 1
 }
+chmod 666 "$FIRN_SOCKET" # whatever its mode is, who connects is asked for
+refused "who is neither of the two" 1 "uid 65533 may not use the service of uid 65534" \
+    setpriv --reuid 65533 --regid 65533 --clear-groups "$U/bin/firn" ps
 dd if=/dev/urandom of="$U/small" bs=4096 count=16 status=none
 chmod a+r "$U/small"
 $as env TMPDIR="$U/run" "$U/bin/firn" import "$U/disk" \

@@ -93,6 +93,7 @@ static void test_too_large(void **state)
 	    NULL, NULL, NULL, &x->e);
 	free(s);
 	assert_int_equal(r, -ECONNRESET);
+	assert_non_null(strstr(x->e.msg, "longer than"));
 }
 
 static void test_async(void **state)
@@ -222,6 +223,30 @@ static void test_nonsense(void **state)
 	}
 }
 
+/* A service that says why, and is gone before it is asked anything. */
+static void test_turned_away(void **state)
+{
+	static const char line[] =
+	    "{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"message\":\"no "
+	    "more\"}}\n";
+	struct firn_error e;
+	struct firn *c = NULL;
+	int sv[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+	assert_int_equal(firn_connect_fd(sv[0], &c, NULL), 0);
+	assert_true(send(sv[1], line, strlen(line), 0) > 0);
+	(void)close(sv[1]);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(
+		    firn_call(c, "x", NULL, NULL, 0, NULL, &e), -ECONNRESET);
+		assert_string_equal(
+		    e.msg, "the service ended the connection: no more");
+	}
+	firn_close(c);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -236,6 +261,7 @@ int main(void)
 	    cmocka_unit_test(test_stop_sending),
 	    cmocka_unit_test(test_paths),
 	    cmocka_unit_test(test_nonsense),
+	    cmocka_unit_test(test_turned_away),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

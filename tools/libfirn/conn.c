@@ -171,9 +171,32 @@ void firn_stop_fd(struct firn *c, int fd)
 /* --- out -------------------------------------------------------------------
  */
 
+/*
+ * An error that answers no request (id null) comes before the service hangs
+ * up: it says why, so it is the answer to whoever asks or waits. NULL: none.
+ */
+static const char *farewell(const struct firn *c)
+{
+	for (const struct firn_msg *m = c->queue; m != NULL; m = m->next) {
+		const char *why = "no reason given";
+
+		if (!json_is_null(json_object_get(m->json, "id")))
+			continue;
+		(void)json_unpack(
+		    m->json, "{s:{s:s}}", "error", "message", &why);
+		return why;
+	}
+	return NULL;
+}
+
 static int broken(struct firn *c, int err, struct firn_error *e)
 {
+	const char *why = farewell(c);
+
 	c->broken = err;
+	if (why != NULL)
+		return firn_fail(
+		    e, err, "the service ended the connection: %s", why);
 	return firn_fail(e, err, "the connection to the service ended: %s",
 	    err == -ECONNRESET ? "it went away" : strerror(-err));
 }
@@ -184,6 +207,16 @@ static int stopped(struct firn_error *e)
 }
 
 static int receive(struct firn *c, struct firn_error *e);
+
+/* It takes nothing more; what it said before is there to be read. */
+static int hung_up(struct firn *c, struct firn_error *e)
+{
+	struct pollfd p = {.fd = c->fd, .events = POLLIN};
+
+	while (c->broken == 0 && poll(&p, 1, 0) > 0)
+		(void)receive(c, e);
+	return broken(c, -ECONNRESET, e);
+}
 
 /*
  * Send part of a message. A service that is answering others of ours may wait
@@ -209,7 +242,7 @@ static int send_some(
 		return p[0].revents & POLLIN ? receive(c, e) : 0;
 	}
 	if (errno == EPIPE || errno == ECONNRESET)
-		return broken(c, -ECONNRESET, e);
+		return hung_up(c, e);
 	if (errno == EBADF || errno == ETOOMANYREFS)
 		return firn_fail(e, -errno, "cannot send the descriptors: %s",
 		    strerror(errno));
@@ -450,27 +483,6 @@ static int64_t now_ms(void)
 	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-/*
- * An error that answers no request (id null) comes before the service hangs
- * up: it says why, so it is the answer to whoever waits.
- */
-static bool farewell(struct firn *c, struct firn_error *e)
-{
-	for (struct firn_msg *m = c->queue; m != NULL; m = m->next) {
-		const char *why = NULL;
-
-		if (!json_is_null(json_object_get(m->json, "id")))
-			continue;
-		(void)json_unpack(
-		    m->json, "{s:{s:s}}", "error", "message", &why);
-		(void)firn_fail(e, c->broken,
-		    "the service ended the connection: %s",
-		    why != NULL ? why : "no reason given");
-		return true;
-	}
-	return false;
-}
-
 static int wait_for(struct firn *c, uint64_t id, int timeout_ms,
     struct firn_msg **out, struct firn_error *e)
 {
@@ -486,7 +498,7 @@ static int wait_for(struct firn *c, uint64_t id, int timeout_ms,
 		int r = c->broken;
 
 		if (r != 0)
-			return farewell(c, e) ? r : broken(c, r, e);
+			return broken(c, r, e);
 		if (end != INT64_MAX && left < 0)
 			left = 0;
 		n = poll(p, 2, (int)left);
