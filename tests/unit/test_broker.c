@@ -541,52 +541,6 @@ static void sever_told_late(void **state)
 	nothing_left(x);
 }
 
-/* The same of memory that is owned, which it gives up only before it reads its
- * next request. */
-static bool loses_owned(struct fake *f)
-{
-	const struct page_run r = {.npages = NPAGES};
-	struct wire_frozen w = {.npages = NPAGES, .nsteps = 1};
-	int fds[2] = {-1, f->memory};
-
-	if (f->p.m.type == WIRE_SEVER)
-		reply(f, -ETOOMANYREFS, "it was lost", 11, NULL, 0);
-	if (f->p.m.type == WIRE_SEVER || f->memory < 0)
-		return f->p.m.type == WIRE_SEVER;
-	if (f->p.m.type != WIRE_FREEZE) {
-		(void)close(f->memory);
-		f->memory = -1;
-		return false;
-	}
-	fds[0] = wire_blob("runs", &r, sizeof(r));
-	w.step[0] = (struct wire_step){.nruns = 1,
-	    .layer_npages = NPAGES,
-	    .has_layer = 1,
-	    .first = 1,
-	    .severed = 1,
-	    .owned = 1};
-	reply(f, 0, &w, sizeof(w), fds, 2);
-	(void)close(fds[0]);
-	return true;
-}
-
-static void owned_told_late(void **state)
-{
-	struct world *x = *state;
-	struct fake *f = launch_vm(x, 0, "v");
-
-	lend_memory(x, f);
-	f->answers = loses_owned;
-	must_fail(x, "segment.sever", freeze_params(f, "s"));
-	must_do(x, "segment.freeze", freeze_params(f, "t"));
-	shows(x, "t", f->truth);
-	must_do(x, "segment.sever", freeze_params(f, "s"));
-	assert_true(is_owned(x, "s"));
-	end_vm(x, f);
-	drop_all(x);
-	nothing_left(x);
-}
-
 /* --- cursors of one name ----------------------------------------------------
  */
 
@@ -757,7 +711,6 @@ int main(void)
 	    T(descent_behind_sever),
 	    T(severed_view),
 	    T(sever_told_late),
-	    T(owned_told_late),
 	    T(cursor_of_either_kind),
 	    T(what_goes_with_it),
 	    T(views_without_names),

@@ -42,30 +42,20 @@ struct lift_op {
 	struct loop_timer turn;
 };
 
-/* The newest step that the answer has is the severed one. Where it has none,
- * those that wait are not its. */
-static void sever_later(struct bplace *p, const struct wire_frozen *f)
+/* Its pages are the severed ones once it is applied. The answer's newest step,
+ * which waits still. NULL: it has none, and steps that wait are not its. */
+static struct step *sever_later(struct bplace *p, const struct wire_frozen *f)
 {
 	struct step *s = p->pending;
 
 	p->severed_f = *f;
 	p->was_severed = true;
 	if (f->nsteps == 0)
-		return;
+		return NULL;
 	while (s->next != NULL)
 		s = s->next;
 	s->severed = true;
-}
-
-/* Does what waits give memory that is to be proved nobody else's? Also behind a
- * freeze, if the answer to the sever was lost. */
-static bool gives_owned(const struct bplace *p)
-{
-	const struct step *s = p->pending;
-
-	while (s != NULL && !s->owned)
-		s = s->next;
-	return s != NULL;
+	return s;
 }
 
 /* Read on what a tracked place touched: 1 when there is more. Where it cannot
@@ -274,6 +264,7 @@ static void lift_answer(
 {
 	struct lift_op *op = ctx;
 	struct bplace *p = pk == NULL ? NULL : place_by_id(vm, op->place);
+	struct step *s = NULL;
 	struct err e = {0};
 	int rc;
 
@@ -287,8 +278,8 @@ static void lift_answer(
 			vm_kill(b, vm); /* no monitor of ours answers so */
 	}
 	if (rc == 0 && op->sever)
-		sever_later(p, &op->f);
-	if (rc == 0 && gives_owned(p) &&
+		s = sever_later(p, &op->f);
+	if (s != NULL && s->owned &&
 	    vm_ask(vm, WIRE_STATS, NULL, 0, NULL, 0, lift_given_up, op, &e) ==
 		0)
 		return;
