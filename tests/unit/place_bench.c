@@ -18,6 +18,7 @@ int fail_in[NSEAMS];
 int fail_errno = ENOMEM;
 int lose_in;
 size_t write_most = SIZE_MAX;
+bool no_fill;
 
 static bool failing(enum seam s)
 {
@@ -86,7 +87,9 @@ int __wrap_ftruncate(int fd, off_t n)
 
 int __wrap_fallocate(int fd, int mode, off_t o, off_t n)
 {
-	return failing(ALLOCATE) ? -1 : __real_fallocate(fd, mode, o, n);
+	if (failing(ALLOCATE))
+		return -1;
+	return no_fill ? 0 : __real_fallocate(fd, mode, o, n);
 }
 
 ssize_t __wrap_pwritev(int fd, const struct iovec *v, int n, off_t at)

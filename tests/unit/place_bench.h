@@ -41,6 +41,7 @@ extern int fail_errno;      /* with this */
  * gone; 0: none. */
 extern int lose_in;
 extern size_t write_most; /* bytes that pwritev() writes at once */
+extern bool no_fill;      /* fallocate() succeeds and allocates nothing */
 
 int __real_memfd_create(const char *name, unsigned flags);
 int __real_fcntl(int fd, int cmd, ...);

@@ -451,10 +451,38 @@ static void test_sparse(void **state)
 	for (uint32_t c = 0; c < 1400; c += 2)
 		put(g, c * 512 + 1, c + 1);
 	freeze(g, p, &f);
-	/* 700 extents are more than it will have. */
-	assert_int_equal(f.step[0].nruns, 1);
+	/* Of 700 holes as many are filled as come to a quarter of the data. */
+	assert_int_equal(f.step[0].nruns, 700 - 700 / 4);
+	assert_int_equal(f.dirty_pages, (700 + 700 / 4) * LEAF_NPAGES);
 	for (uint32_t c = 0; c < 1400; c++)
 		assert_int_equal(at(p, c * 512 + 1), c % 2 ? 0 : c + 1);
+}
+
+/* 6,000 pieces far apart: to fill what is between would take ten times as much
+ * as they are. */
+static void test_scattered(void **state)
+{
+	const uint64_t far = 10 * LEAF_SIZE;
+	struct kvmplaces *g = *state;
+	struct place_info info;
+	struct place_frozen f;
+	struct err e = {0};
+	struct place *p;
+	int r;
+
+	assert_int_equal(place_make(g->ps, "seg", GPA, 6000 * far, &p, &e), 0);
+	place_info(p, &info);
+	for (uint64_t i = 0; i < 6000; i++)
+		info.hva[i * far] = 1;
+	no_fill = true;
+	r = place_freeze(g->ps, p, &f, &e);
+	no_fill = false;
+	assert_int_equal(r, -ENOSPC);
+	assert_non_null(strstr(e.msg, "4096 is the limit"));
+	assert_int_equal(f.nsteps, 0);
+	put(g, 1, 2);
+	assert_int_equal(at(p, 0), 1);
+	assert_int_equal(at(p, 1), 2);
 }
 
 int main(void)
@@ -473,6 +501,7 @@ int main(void)
 	    TEST(test_never_published),
 	    TEST(test_sever_unpublished),
 	    TEST(test_sparse),
+	    TEST(test_scattered),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,8 +11,11 @@
 #include "vmm/core/seals.h"
 #include "vmm/place/place.h"
 
-/* Extents of data of a segment's first layer: each may need two VMAs. */
-#define PLACE_EXTENTS_MAX 512
+/* Extents of data of a segment's first layer, each of which may need two VMAs:
+ * where a quarter of the data fills holes enough they are so few, */
+#define PLACE_EXTENTS_FEW 512
+/* else at most these, with at most as much as the data on top. */
+#define PLACE_EXTENTS_MAX 4096
 /* Runs of a view: with the holes between them, below vm.max_map_count. */
 #define VIEW_RUNS_MAX 24000
 /* VMAs of all views of a VM together. */

@@ -23,6 +23,7 @@ struct lift {
 	/* first */
 	uint64_t *data; /* a bit per chunk that has data */
 	uint64_t ndata; /* pages of those chunks */
+	uint64_t spare; /* chunks that may be filled for fewer extents */
 	/* later */
 	int fd;             /* the copies; -1: none */
 	unsigned char *dst; /* its first pages, mapped */

@@ -114,35 +114,69 @@ static int find_data(struct place *p, struct lift *l)
 	return 0;
 }
 
-static int fill_group(
+static int fill_hole(
     struct place *p, struct lift *l, uint64_t first, uint64_t end)
 {
 	int r = 0;
 
-	if (next_chunk(p, l->data, first, true) >= end)
-		return 0;
-	for (uint64_t c = next_chunk(p, l->data, first, false);
-	     r == 0 && c < end; c = next_chunk(p, l->data, c, false))
+	for (uint64_t c = first; r == 0 && c < end; c++)
 		r = add_chunk(p, l, c);
+	l->spare -= end - first;
 	return r;
 }
 
-/* Bound the extents, and so the VMAs, by filling ever larger groups. */
-static int bound_extents(struct place *p, struct lift *l)
+/* Fill holes of at most (most) chunks between data, until there are (few)
+ * extents. 0, 1: it would take more than is to spare, or -errno. */
+static int fill_holes(struct place *p, struct lift *l, uint64_t most,
+    uint64_t few, uint64_t *extents)
 {
 	uint64_t n = place_nchunks(p);
+	uint64_t end = next_chunk(p, l->data, 0, true);
+	int r = 0;
 
-	for (uint64_t group = 2; count_extents(p, l->data) > PLACE_EXTENTS_MAX;
-	     group *= 2) {
-		for (uint64_t c = 0; c < n; c += group) {
-			uint64_t end = c + group < n ? c + group : n;
-			int r = fill_group(p, l, c, end);
+	while (r == 0 && *extents > few) {
+		uint64_t hole = next_chunk(p, l->data, end, false);
 
-			if (r < 0)
-				return r;
-		}
+		end = next_chunk(p, l->data, hole, true);
+		if (end >= n)
+			return 0;
+		if (end - hole > most)
+			continue;
+		if (end - hole > l->spare)
+			return 1;
+		r = fill_hole(p, l, hole, end);
+		*extents -= 1;
 	}
-	return 0;
+	return r;
+}
+
+/* Short ones first. */
+static int fill_until(
+    struct place *p, struct lift *l, uint64_t few, uint64_t *extents)
+{
+	int r = 0;
+
+	for (uint64_t most = 1; r == 0 && *extents > few; most *= 2)
+		r = fill_holes(p, l, most, few, extents);
+	return r;
+}
+
+/* Bound the extents, and so the VMAs. */
+static int bound_extents(struct place *p, struct lift *l, struct err *e)
+{
+	uint64_t extents = count_extents(p, l->data);
+	int r = fill_until(p, l, PLACE_EXTENTS_FEW, &extents);
+
+	if (r == 1 && extents > PLACE_EXTENTS_MAX) {
+		l->spare = l->ndata / LEAF_NPAGES;
+		r = fill_until(p, l, PLACE_EXTENTS_MAX, &extents);
+	}
+	if (r == 1 && extents > PLACE_EXTENTS_MAX)
+		return err_set(e, -ENOSPC,
+		    "%s: what it holds is in %llu pieces, far apart, and %d "
+		    "is the limit",
+		    p->name, (unsigned long long)extents, PLACE_EXTENTS_MAX);
+	return r < 0 ? r : 0;
 }
 
 /* Back the chunks with data by 2 MiB pages: it decides the pause. */
@@ -219,12 +253,12 @@ int lift_first_prepare(struct place *p, struct lift *l, struct err *e)
 		return r;
 
 	l->data = calloc(words, sizeof(uint64_t));
-	l->runs = calloc(PLACE_EXTENTS_MAX, sizeof(*l->runs));
-	if (l->data == NULL || l->runs == NULL)
+	if (l->data == NULL)
 		return -ENOMEM;
 	r = find_data(p, l);
+	l->spare = l->ndata / LEAF_NPAGES / 4;
 	if (r == 0)
-		r = bound_extents(p, l);
+		r = bound_extents(p, l, e);
 	if (r < 0)
 		return r;
 	collapse_data(p, l->data);
@@ -247,8 +281,11 @@ int lift_first(struct place *p, struct lift *l, struct err *e)
 	if ((uint64_t)st.st_blocks * 512 != l->ndata * PAGE_SIZE) {
 		r = find_data(p, l);
 		if (r == 0)
-			r = bound_extents(p, l);
+			r = bound_extents(p, l, e);
 	}
+	l->runs = calloc(count_extents(p, l->data) + 1, sizeof(*l->runs));
+	if (l->runs == NULL)
+		return -ENOMEM;
 	for (uint64_t c = next_chunk(p, l->data, 0, true); r == 0 && c < n;) {
 		uint64_t end = next_chunk(p, l->data, c, false);
 		struct page_run *run = &l->runs[l->nruns++];

@@ -227,7 +227,8 @@ struct place_frozen {
  *             and the next freeze retries
  *   -EPERM    a read-only view
  *   -ENOSPC   PLACE_STEPS_MAX steps are unpublished, and the newest is not one
- *             of copies, which could be made anew
+ *             of copies, which could be made anew; or what a segment never
+ *             frozen holds is scattered over too many pieces
  *   -ENOMEM, -ENFILE, -errno of the kernel: nothing changed
  *   -ENOTRECOVERABLE  a mapping failed, and so did putting back what was there:
  *             memory is missing. The gate stays closed, once, so that the guest
