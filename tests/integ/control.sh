@@ -64,3 +64,15 @@ is "what it called and took stays known" "$("$FIRN" ps --json | jq -c \
     '.vms[] | select(.name == "e") |
     [.state, .enosys >= 4, .syscalls > .enosys, .cpu_ns > 0]')" \
     '["exited",true,true,true]'
+
+# One that waits for a signal is there until it is killed.
+for how in "" suspend; do
+	# shellcheck disable=SC2086
+	"$FIRN" run --detach --name "p$how" "$GUESTS/waits" $how >/dev/null \
+	    2>&1 </dev/null
+	sleep 0.2
+	works "waits $how: can be frozen" "$FIRN" freeze "p$how"
+	"$FIRN" kill "p$how" 2>/dev/null
+	is "waits $how: until it is killed" "$("$FIRN" wait "p$how" --json |
+	    jq -c '[.status, .reason]')" '[137,"killed"]'
+done

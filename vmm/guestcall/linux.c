@@ -422,6 +422,12 @@ static int64_t do_nanosleep(struct guest_call *c)
 	return r < 0 ? r : sleep_for(c->g, ns);
 }
 
+/* Until a signal comes: none does. */
+static int64_t do_pause(struct guest_call *c)
+{
+	return sleep_for(c->g, UINT64_MAX);
+}
+
 /* clock_nanosleep(clock, flags, time, rest) */
 static int64_t do_clock_nanosleep(struct guest_call *c)
 {
@@ -637,6 +643,7 @@ static linux_fn *const calls[] = {
     [SYS_madvise] = do_madvise,
     [SYS_dup] = linux_dup,
     [SYS_dup2] = linux_dup2,
+    [SYS_pause] = do_pause,
     [SYS_nanosleep] = do_nanosleep,
     [SYS_getpid] = do_pid,
     [SYS_exit] = do_exit,
@@ -657,6 +664,7 @@ static linux_fn *const calls[] = {
     [SYS_getpgrp] = do_pid,
     [SYS_getpgid] = do_pid_of,
     [SYS_getsid] = do_pid_of,
+    [SYS_rt_sigsuspend] = do_pause,
     [SYS_sigaltstack] = do_sigaltstack,
     [SYS_arch_prctl] = do_arch_prctl,
     [SYS_gettid] = do_pid,
