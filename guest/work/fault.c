@@ -110,6 +110,82 @@ static void do_trap_port(const char *arg)
 	__asm__ volatile("outb %%al, $0x2e" : : "a"(0));
 }
 
+static void do_port_read(const char *arg)
+{
+	unsigned char got;
+
+	__asm__ volatile("inb $0x10, %0" : "=a"(got));
+}
+
+/* A selector of a local descriptor table, of which there is none. */
+static void do_ldt(const char *arg)
+{
+	__asm__ volatile("movl %0, %%ds" : : "r"(7));
+}
+
+static void do_code32(const char *arg)
+{
+	static const struct {
+		uint32_t rip;
+		uint16_t cs;
+	} to = {0x400000, 0x23};
+
+	__asm__ volatile("ljmpl *%0" : : "m"(to));
+}
+
+static int must(int r)
+{
+	if (r < 0) {
+		fprintf(stderr, "fault: %s\n", strerror(-r));
+		exit(1);
+	}
+	return r;
+}
+
+static void store(uint64_t va)
+{
+	__asm__ volatile("movb $7, (%0)" : : "r"(va) : "memory");
+}
+
+static void do_beyond(const char *arg)
+{
+	struct firn_segment seg;
+
+	must(firn_segment_make("small", 4096, &seg));
+	store(seg.va);
+	store(seg.va + 8192);
+}
+
+/* Where a view of 2 MiB was before. */
+static void do_beyond_again(const char *arg)
+{
+	struct firn_frozen frozen;
+	struct firn_segment seg;
+	uint64_t gpa;
+	int cap;
+
+	must(firn_segment_make("large", 2 << 20, &seg));
+	cap = must(firn_freeze(seg.id, NULL, &frozen));
+	must(firn_map(cap, FIRN_MAP_RO, 0, &seg));
+	gpa = seg.gpa;
+	must(firn_unmap(seg.id));
+	must(firn_segment_make("small", 4096, &seg));
+	store(seg.va);
+	if (seg.gpa == gpa)
+		store(seg.va + 8192);
+}
+
+/* A page in each GiB: two page tables for one page. */
+static void do_scattered(const char *arg)
+{
+	for (uint64_t va = 1ULL << 32; va < FIRN_WINDOW / 2; va += 1 << 30) {
+		char *p = mmap((void *)(uintptr_t)va, 4096,
+		    PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		*(volatile char *)p = 1;
+	}
+}
+
 static void do_abort(const char *arg)
 {
 	abort();
@@ -149,12 +225,8 @@ static void do_ro(const char *arg)
 {
 	struct firn_segment seg;
 	int cap = firn_lookup(arg ? arg : "");
-	int r = cap < 0 ? cap : firn_map(cap, FIRN_MAP_RO, 0, &seg);
 
-	if (r < 0) {
-		fprintf(stderr, "fault: %s\n", strerror(-r));
-		exit(1);
-	}
+	must(cap < 0 ? cap : firn_map(cap, FIRN_MAP_RO, 0, &seg));
 	(void)*(volatile char *)(uintptr_t)seg.va;
 	*(volatile char *)(uintptr_t)seg.va = 1;
 }
@@ -179,6 +251,12 @@ static const struct {
     {"hlt", do_hlt},
     {"port", do_port},
     {"trap-port", do_trap_port},
+    {"port-read", do_port_read},
+    {"ldt", do_ldt},
+    {"code32", do_code32},
+    {"beyond", do_beyond},
+    {"beyond-again", do_beyond_again},
+    {"scattered", do_scattered},
     {"abort", do_abort},
     {"guard", do_guard},
     {"freed", do_freed},

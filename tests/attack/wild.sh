@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Guests that call anything with anything: each ends by itself or by a report,
-# its monitor by neither a signal nor a failure, and nobody else notices.
+# Guests that call anything with anything, or execute anything: each ends by
+# itself or by a report, its monitor by neither a signal nor a failure, and
+# nobody else notices.
 . "$(dirname "$0")/../integ/lib.sh"
 
 n=40
@@ -36,6 +37,21 @@ for ((i = 0; i < n; i++)); do
 done
 is "most lived to their last call" $((whole > n / 2)) 1
 drop_others
+
+# One that loops is killed, one that comes to call exit may give any status.
+reports=0
+for ((i = 0; i < n; i++)); do
+	seed=$((RANDOM * 32768 + RANDOM))
+	status=0
+	timeout 20 "$FIRN" run --mem 8M "$GUESTS/code" $seed >/dev/null \
+	    2>"$T/err" </dev/null || status=$?
+	if grep -q ': the guest was ended: ' "$T/err"; then
+		reports=$((reports + 1))
+	elif [ "$status" -ne 124 ] && [ -s "$T/err" ]; then
+		not_ok "code of seed $seed" "status $status: $(cat "$T/err")"
+	fi
+done
+is "most executed what they may not" $((reports > n / 2)) 1
 works "the snapshot they had is as it was" cmp "$T/a" <("$FIRN" read a 0 1M)
 stamp_round v && ok "the peer goes on" || not_ok "the peer goes on" "no round"
 is "no VM is left but the peer" "$("$FIRN" ps --json |

@@ -82,11 +82,12 @@ static int op_forget(void *ctx, uint64_t gpa, uint64_t len)
 	return 0;
 }
 
-static int op_window(void *ctx, uint64_t gpa, bool *readonly)
+static int op_window(void *ctx, uint64_t gpa, bool *readonly, uint64_t *end)
 {
 	(void)ctx;
 	(void)gpa;
 	(void)readonly;
+	(void)end;
 	return -EFAULT;
 }
 

@@ -52,7 +52,8 @@ refused "two segments of one name" 1 "" "${R[@]}" --segment a=4K \
 refused "an unknown snapshot" 1 "none" "${R[@]}" --give a=none "$GUESTS/hello"
 
 for kind in null wild read noncanonical window kernel write-text exec-data \
-    stack-overflow div0 ud2 guard freed readonly; do
+    stack-overflow div0 ud2 guard freed readonly port-read ldt code32 beyond \
+    beyond-again; do
 	timeout 60 "${R[@]}" "$GUESTS/fault" "$kind" >"$T/out" 2>"$T/err" \
 	    </dev/null
 	is "fault $kind: status" $? 139
@@ -64,6 +65,21 @@ done
 timeout 60 "${R[@]}" "$GUESTS/fault" null >"$T/out" 2>"$T/err" </dev/null
 like "the instruction is disassembled" "$(cat "$T/err")" \
     'code: +0x[0-9a-f]+: mov'
+# faulted KIND CAUSE INSTRUCTION: what the report says of them.
+faulted() {
+	timeout 60 "${R[@]}" "$GUESTS/fault" "$1" >"$T/out" 2>"$T/err" </dev/null
+	like "fault $1: its cause" "$(head -n 1 "$T/err")" ": $2"
+	like "fault $1: its instruction" "$(cat "$T/err")" "code: .*: $3"
+}
+faulted port-read '(read of I/O port 0x10|general protection fault)' 'in al'
+faulted ldt 'general protection fault' 'mov ds'
+faulted code32 '(general protection fault|undefined instruction)' ljmp
+faulted beyond 'write to the window, .* address 0x[0-9a-f]+$' \
+    'mov byte ptr .*, 7$'
+faulted beyond-again 'write to the window, .* before rip$' ''
+"${R[@]}" "$GUESTS/fault" scattered >"$T/out" 2>"$T/err" </dev/null
+is "more page tables than there are: status" $? 137
+like "and the reason" "$(cat "$T/err")" 'ended: out of page tables: .* 16128$'
 works "the daemon goes on" "${R[@]}" "$GUESTS/hello"
 is "no VM is left" "$("$FIRN" ps --json |
     jq '[.vms[] | select(.state != "exited")] | length')" 0

@@ -34,6 +34,7 @@ struct fake {
 	uint64_t forgotten; /* pages */
 	uint32_t backed;
 	int fail_forget;
+	uint64_t seg_len;      /* of the window's segment */
 	struct shadow *shadow; /* of (nshadow) pages; may be NULL */
 	uint32_t nshadow;
 };
@@ -70,13 +71,16 @@ static int fake_forget(void *ctx, uint64_t gpa, uint64_t len)
 	return 0;
 }
 
-/* One read-only view and one segment behind it, 2 MiB each. */
-static int fake_window(void *ctx, uint64_t gpa, bool *readonly)
+/* One read-only view of 2 MiB and one segment behind it. */
+static int fake_window(void *ctx, uint64_t gpa, bool *readonly, uint64_t *end)
 {
-	(void)ctx;
-	if (gpa < VIEW_GPA || gpa >= VIEW_GPA + 2 * LEAF_SIZE)
+	const struct fake *f = ctx;
+	uint64_t seg = VIEW_GPA + LEAF_SIZE;
+
+	if (gpa < VIEW_GPA || gpa >= seg + f->seg_len)
 		return -EFAULT;
-	*readonly = gpa < VIEW_GPA + LEAF_SIZE;
+	*readonly = gpa < seg;
+	*end = gpa < seg ? seg : seg + f->seg_len;
 	return 0;
 }
 
@@ -244,6 +248,7 @@ static void test_window(void **state)
 
 	(void)state;
 	fake_init(&f, &ops);
+	f.seg_len = LEAF_SIZE;
 	assert_int_equal(as_touch(&f.as, view - 1, AS_R), -EFAULT);
 	assert_int_equal(as_touch(&f.as, seg + LEAF_SIZE, AS_R), -EFAULT);
 	assert_int_equal(as_touch(&f.as, view + 8, AS_W), -EACCES);
@@ -258,6 +263,44 @@ static void test_window(void **state)
 	assert_int_equal(walk(&f, view, &gpa), 0);
 	assert_true(walk(&f, seg, &gpa) != 0);
 	assert_int_equal(as_touch(&f.as, view, AS_R), 0);
+	fake_fini(&f);
+}
+
+/* What is beyond the end of a segment must fault, where it can. */
+static void test_window_end(void **state)
+{
+	struct fake f;
+	struct as_ops ops = fake_ops(&f);
+	uint64_t seg = FIRN_WINDOW + VIEW_GPA + LEAF_SIZE;
+	uint64_t last = seg + LEAF_SIZE + 2 * PAGE_SIZE;
+	uint64_t gpa;
+	uint64_t room;
+
+	(void)state;
+	fake_init(&f, &ops);
+	f.seg_len = LEAF_SIZE + 3 * PAGE_SIZE;
+	assert_int_equal(as_touch(&f.as, seg, AS_W), 0);
+	assert_true(walk(&f, seg, &gpa) & PTE_PS);
+	assert_int_equal(as_touch(&f.as, last + PAGE_SIZE, AS_R), -EFAULT);
+	assert_int_equal(as_touch(&f.as, last, AS_W), 0);
+	assert_true(walk(&f, last - 2 * PAGE_SIZE, &gpa) & PTE_W);
+	assert_int_equal(gpa, VIEW_GPA + 2 * LEAF_SIZE);
+	assert_int_equal(walk(&f, last + PAGE_SIZE, &gpa), 0);
+	assert_int_equal(as_resolve(&f.as, last + 8, AS_R, &gpa, &room), 0);
+	assert_int_equal(gpa, last + 8 - FIRN_WINDOW);
+	assert_int_equal(room, PAGE_SIZE - 8);
+	as_window_gone(&f.as, VIEW_GPA + LEAF_SIZE, f.seg_len);
+	assert_int_equal(walk(&f, seg, &gpa), 0);
+	assert_int_equal(walk(&f, last, &gpa), 0);
+	/* A slot has what it had first, whatever comes to lie there. */
+	f.seg_len = 2 * LEAF_SIZE;
+	assert_int_equal(as_touch(&f.as, last, AS_W), 0);
+	assert_true(walk(&f, seg + 2 * LEAF_SIZE - PAGE_SIZE, &gpa) & PTE_W);
+	assert_false(walk(&f, last, &gpa) & PTE_PS);
+	as_window_gone(&f.as, VIEW_GPA + LEAF_SIZE, f.seg_len);
+	f.seg_len = PAGE_SIZE;
+	assert_int_equal(as_touch(&f.as, seg, AS_R), 0);
+	assert_true(walk(&f, seg, &gpa) & PTE_PS);
 	fake_fini(&f);
 }
 
@@ -503,6 +546,7 @@ int main(void)
 	    cmocka_unit_test(test_refusals),
 	    cmocka_unit_test(test_blocks),
 	    cmocka_unit_test(test_window),
+	    cmocka_unit_test(test_window_end),
 	    cmocka_unit_test(test_brk),
 	    cmocka_unit_test(test_forget_fails),
 	    cmocka_unit_test(test_model_small),

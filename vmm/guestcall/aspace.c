@@ -249,29 +249,51 @@ uint64_t as_brk(struct aspace *as, uint64_t want)
 
 /* --- faults --------------------------------------------------------------- */
 
+/* The memory at (gpa), a place's to (end), appears at (slot). A place that ends
+ * within has pages, if the slot may: a touch of what is beyond faults in the
+ * guest then, with the registers that it began with. */
+static int show_window(
+    struct aspace *as, uint64_t slot, uint64_t gpa, uint64_t end, uint64_t bits)
+{
+	uint64_t *pde = pg_pde(&as->pg, slot, true);
+
+	if (!pde)
+		return -ENOMEM;
+	if (*pde == PTE_HUGE || (*pde == 0 && end - gpa >= LEAF_SIZE)) {
+		*pde = gpa | PTE_PS | PTE_HUGE | bits;
+		return 0;
+	}
+	end = min64(end, gpa + LEAF_SIZE);
+	for (; gpa < end; gpa += PAGE_SIZE, slot += PAGE_SIZE) {
+		uint64_t *pte = pg_pte(&as->pg, slot, true);
+
+		if (!pte)
+			return -ENOMEM;
+		*pte = gpa | bits;
+	}
+	return 0;
+}
+
 static int touch_window(struct aspace *as, uint64_t va, uint32_t access)
 {
 	uint64_t gpa = leaf_down(va - FIRN_WINDOW);
-	uint64_t *pde;
+	uint64_t end;
+	uint64_t len;
 	bool readonly;
 	int r;
 
 	if (access & AS_X)
 		return -EACCES;
-	r = as->ops->window(as->ops->ctx, va - FIRN_WINDOW, &readonly);
+	r = as->ops->window(as->ops->ctx, va - FIRN_WINDOW, &readonly, &end);
 	if (r < 0)
 		return r;
 	if (readonly && (access & AS_W))
 		return -EACCES;
-	pde = pg_pde(&as->pg, va, true);
-	if (!pde)
-		return -ENOMEM;
-	if (*pde & PTE_P)
+	if (pg_find(&as->pg, va, &len))
 		return 0;
 	as->ops->back(as->ops->ctx, gpa);
-	*pde = gpa | PTE_PS | PTE_HUGE | PTE_FRAME |
-	       entry_bits(AS_R | (readonly ? 0 : AS_W));
-	return 0;
+	return show_window(as, leaf_down(va), gpa, end,
+	    PTE_FRAME | entry_bits(AS_R | (readonly ? 0 : AS_W)));
 }
 
 int as_touch(struct aspace *as, uint64_t va, uint32_t access)
@@ -328,11 +350,12 @@ void as_window_fill(struct aspace *as, uint64_t gpa, uint64_t len)
 void as_window_gone(struct aspace *as, uint64_t gpa, uint64_t len)
 {
 	uint64_t end = min64(FIRN_WINDOW + gpa + len, AS_WINDOW_END);
+	uint64_t step;
 
-	for (uint64_t va = FIRN_WINDOW + gpa; va < end; va += LEAF_SIZE) {
-		uint64_t *pde = pg_pde(&as->pg, va, false);
+	for (uint64_t va = FIRN_WINDOW + gpa; va < end; va += step) {
+		uint64_t *entry = pg_find(&as->pg, va, &step);
 
-		if (pde && *pde)
-			*pde = PTE_HUGE;
+		if (entry)
+			*entry = step == LEAF_SIZE ? PTE_HUGE : 0;
 	}
 }

@@ -52,8 +52,9 @@ struct as_ops {
 	/* Entries for [gpa, gpa + len) became stricter: have KVM forget what it
 	 * derived from them. 0 or -ENOMEM. */
 	int (*forget)(void *ctx, uint64_t gpa, uint64_t len);
-	/* Is there a segment or view at (gpa)? 0 with *readonly, or -EFAULT. */
-	int (*window)(void *ctx, uint64_t gpa, bool *readonly);
+	/* Is there a segment or view at (gpa)? 0 with *readonly and where it
+	 * ends, or -EFAULT. */
+	int (*window)(void *ctx, uint64_t gpa, bool *readonly, uint64_t *end);
 	void *ctx;
 };
 

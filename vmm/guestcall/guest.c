@@ -154,9 +154,10 @@ static int op_forget(void *ctx, uint64_t gpa, uint64_t len)
 	return 0;
 }
 
-static int op_window(void *ctx, uint64_t gpa, bool *readonly)
+static int op_window(void *ctx, uint64_t gpa, bool *readonly, uint64_t *end)
 {
 	struct guest *g = ctx;
+	const struct gmem_bank *b = g->env.gmem->bank;
 	int slot;
 
 	if (gpa < GMEM_PLACES_GPA)
@@ -164,7 +165,8 @@ static int op_window(void *ctx, uint64_t gpa, bool *readonly)
 	slot = gmem_slot_of(g->env.gmem, gpa, 1);
 	if (slot < 0)
 		return -EFAULT;
-	*readonly = g->env.gmem->bank[slot].readonly;
+	*readonly = b[slot].readonly;
+	*end = b[slot].gpa + b[slot].len;
 	return 0;
 }
 
@@ -325,11 +327,16 @@ static void explain_stray(const struct vcpu_exit *x, struct report *rp)
 	case VCPU_STRAY:
 		rp->has_gpa = true;
 		rp->gpa = x->gpa;
+		rp->done = x->is_write;
 		rp->verb = x->is_write ? "write to" : "read of";
 		if (x->gpa >= GMEM_PLACES_GPA) {
 			rp->has_address = true;
 			rp->address = FIRN_WINDOW + x->gpa;
 		}
+		break;
+	case VCPU_PORT_READ:
+		(void)snprintf(
+		    rp->why, sizeof(rp->why), "read of I/O port %#x", x->port);
 		break;
 	case VCPU_SHUTDOWN:
 		rp->regs_lost = true;

@@ -139,6 +139,7 @@ struct report {
 	bool has_address;
 	bool has_gpa; /* (gpa) is what was touched */
 	uint64_t gpa;
+	bool done; /* KVM went on: rip and the registers may be those after */
 	bool regs_lost;
 	int status;
 	const char *verb; /* "read of", "write to", "execution of"; or NULL */

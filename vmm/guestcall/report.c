@@ -134,7 +134,7 @@ static void say_why(
 		say(end, ", address %#llx", (unsigned long long)rp->address);
 	else
 		say(end, ", guest-physical %#llx", (unsigned long long)rp->gpa);
-	say(end, "\n");
+	say(end, rp->done ? ", perhaps by the instruction before rip\n" : "\n");
 }
 
 /* The bytes at rip, as far as they are there. */

@@ -49,7 +49,6 @@ static void fill_gdt(struct guest *g)
 
 	put64(g, SYS_GDT + 0x10, 0x00af9b000000ffffULL); /* kernel code */
 	put64(g, SYS_GDT + 0x18, 0x00cf93000000ffffULL); /* kernel data */
-	put64(g, SYS_GDT + 0x20, 0x00cffb000000ffffULL); /* 32-bit user code */
 	put64(g, SYS_GDT + 0x28, 0x00cff3000000ffffULL); /* user data */
 	put64(g, SYS_GDT + 0x30, 0x00affb000000ffffULL); /* user code */
 	put64(g, SYS_GDT + SEL_TSS,

@@ -97,6 +97,21 @@ static int cure_fault(
 	return r;
 }
 
+/* Pages of its memory, or of the system bank for tables? */
+static void explain_no_memory(const struct guest *g, struct report *rp)
+{
+	const struct paging *pg = &g->as.pg;
+
+	if (pg->used == pg->nframes)
+		(void)snprintf(rp->why, sizeof(rp->why),
+		    "out of page tables: what it uses is too scattered for %u",
+		    pg->nframes);
+	else
+		(void)snprintf(rp->why, sizeof(rp->why),
+		    "out of memory: segment 0 of %llu KiB is used up",
+		    (unsigned long long)(g->ram_len / 1024));
+}
+
 static void explain_fault(
     struct guest *g, uint64_t va, int error, struct report *rp)
 {
@@ -108,9 +123,7 @@ static void explain_fault(
 	}
 	if (error == -ENOMEM) {
 		rp->status = 128 + 9;
-		(void)snprintf(rp->why, sizeof(rp->why),
-		    "out of memory: segment 0 of %llu KiB is used up",
-		    (unsigned long long)(g->ram_len / 1024));
+		explain_no_memory(g, rp);
 		rp->verb = NULL;
 	} else if (error == -ELOOP) {
 		(void)snprintf(rp->why, sizeof(rp->why),

@@ -109,6 +109,8 @@ static void init_sregs(struct kvm_sregs *s, const struct kvm_cpu_init *i)
 	    .type = 11,
 	    .present = 1,
 	};
+	/* KVM's own would have the program's selectors looked up at 0. */
+	s->ldt = (struct kvm_segment){.unusable = 1};
 	s->cs = flat(i->user_cs, true);
 	s->ss = flat(i->user_ss, false);
 	s->ds = s->ss;
@@ -167,9 +169,8 @@ static void decode(const struct kvm_run *run, struct kvm_cpu_exit *x)
 	    .why = KVM_CPU_OTHER, .reason = run->exit_reason};
 	switch (run->exit_reason) {
 	case KVM_EXIT_IO:
-		if (run->io.direction != KVM_EXIT_IO_OUT)
-			return;
-		x->why = KVM_CPU_OUT;
+		x->why = run->io.direction == KVM_EXIT_IO_OUT ? KVM_CPU_OUT
+							      : KVM_CPU_IN;
 		x->port = run->io.port;
 		x->len = run->io.size;
 		return;

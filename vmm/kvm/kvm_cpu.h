@@ -42,6 +42,7 @@ struct kvm_cpu_init {
 
 enum kvm_cpu_why {
 	KVM_CPU_OUT,  /* port */
+	KVM_CPU_IN,   /* port */
 	KVM_CPU_MMIO, /* gpa, len, is_write */
 	KVM_CPU_SHUTDOWN,
 	KVM_CPU_INTERNAL, /* suberror */

@@ -145,6 +145,10 @@ static void explain(const struct kvm_cpu_exit *k, struct vcpu_exit *x)
 		x->kind = VCPU_DOORBELL;
 		x->port = k->port;
 		return;
+	case KVM_CPU_IN:
+		x->kind = VCPU_PORT_READ;
+		x->port = k->port;
+		return;
 	case KVM_CPU_MMIO:
 		x->kind = VCPU_STRAY;
 		x->gpa = k->gpa;

@@ -63,13 +63,14 @@ struct cpu_start {
 };
 
 enum vcpu_exit_kind {
-	VCPU_DOORBELL, /* out at a port: (port) */
-	VCPU_STRAY,    /* an access to memory that is not there or read-only */
-	VCPU_SHUTDOWN, /* triple fault: registers may be lost */
-	VCPU_INTERNAL, /* KVM could not go on: (suberror) */
-	VCPU_KICKED,   /* asked to leave */
-	VCPU_FAILED,   /* KVM_RUN failed with (error), or an exit nobody expects
-			*/
+	VCPU_DOORBELL,  /* out at a port: (port) */
+	VCPU_PORT_READ, /* in at one */
+	VCPU_STRAY,     /* an access to memory that is not there or read-only */
+	VCPU_SHUTDOWN,  /* triple fault: registers may be lost */
+	VCPU_INTERNAL,  /* KVM could not go on: (suberror) */
+	VCPU_KICKED,    /* asked to leave */
+	VCPU_FAILED, /* KVM_RUN failed with (error), or an exit nobody expects
+		      */
 };
 
 struct vcpu_exit {
