@@ -69,10 +69,7 @@ static void say_place(const struct report *rp, const struct place_info *info,
 	if (info->snapshot)
 		say(end, " of snapshot %llu",
 		    (unsigned long long)info->snapshot);
-	if (page >= info->npages)
-		say(end, ", beyond its end");
-	else
-		say(end, ", page %llu", (unsigned long long)page);
+	say(end, ", page %llu", (unsigned long long)page);
 }
 
 /* What kind of address it is that no segment or view has. */
