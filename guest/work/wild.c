@@ -80,7 +80,8 @@ static int is_dull(uint64_t nr)
 {
 	static const uint16_t dull[] = {SYS_exit, SYS_exit_group, SYS_kill,
 	    SYS_tkill, SYS_tgkill, SYS_poll, SYS_futex, SYS_nanosleep,
-	    SYS_clock_nanosleep, SYS_arch_prctl, SYS_brk};
+	    SYS_pause, SYS_rt_sigsuspend, SYS_clock_nanosleep, SYS_arch_prctl,
+	    SYS_brk};
 
 	for (size_t i = 0; i < sizeof(dull) / sizeof(dull[0]); i++)
 		if (nr == dull[i])
