@@ -150,6 +150,14 @@ is "bitmap misses nothing" \
     "$(sort "$T/round" | comm -23 - <(sort "$T/bits") | wc -l)" 0
 "$FIRN" dirty v:data --cursor x --exact --peek --bitmap "$T/bitmap" >/dev/null
 is "exact bitmap: nothing" "$(tr -d '\0' <"$T/bitmap" | wc -c)" 0
+refused "nobody's cursor ends" 1 "no cursor 'nobody'" \
+    "$FIRN" dirty v:data --cursor nobody --end
+refused "an end asks nothing" 2 "peek" \
+    "$FIRN" dirty v:data --cursor a --end --peek
+works "a cursor ends" "$FIRN" dirty v:data --cursor a --end
+is "and begins anew" "$(dirty --cursor a | jq .pages)" 0
+works "an exact one ends" "$FIRN" dirty v:data --cursor x --end --json
+works "and begins as a plain one" "$FIRN" dirty v:data --cursor x
 is "exact bitmap: a bit a page" "$(stat -c %s "$T/bitmap")" $((n / 8))
 like "dirty prints" "$("$FIRN" dirty v:data --cursor c)" '^[0-9]+ pages dirty'
 

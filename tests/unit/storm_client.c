@@ -171,6 +171,10 @@ void client_asks(struct storm *s)
 		    with(with(place_of_params(v, "segment"), "cursor",
 			     json_string(one_in(s, 2) ? "c" : "d")),
 			"exact", json_boolean(one_in(s, 2))));
+	else if (k == 22 && one_in(s, 2))
+		ask(s, "dirty.end", 0,
+		    with(place_of_params(v, "segment"), "cursor",
+			json_string(one_in(s, 2) ? "c" : "d")));
 	else if (k == 22)
 		ask(s, "snapshot.open", 0, snap_params(NULL, snap));
 	else

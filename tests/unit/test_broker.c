@@ -589,6 +589,71 @@ static void cursor_of_either_kind(void **state)
 	nothing_left(x);
 }
 
+static json_t *end_params(const char *cursor)
+{
+	return json_pack("{s:s,s:s}", "vm", "v", "cursor", cursor);
+}
+
+static bool refuses_ends(struct fake *f)
+{
+	if (f->p.m.type != WIRE_DIRTY_END)
+		return false;
+	reply(f, -EIO, "it cannot now", 13, NULL, 0);
+	return true;
+}
+
+/* What it owes goes with it; one of that name begins anew. */
+static void cursor_ends(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	char name[] = "A";
+	json_t *m;
+
+	guest_writes(f, 0, 2, 10);
+	must_fail(x, "dirty.end", end_params("c"));
+	must_fail(x, "dirty.end", end_params(""));
+	must_do(x, "dirty.query", cursor_params(true));
+	must_do(x, "dirty.end", end_params("c"));
+	must_fail(x, "dirty.end", end_params("c"));
+	for (; name[0] <= 'H'; name[0]++) /* all there are */
+		must_do(x, "dirty.query", end_params(name));
+	must_fail(x, "dirty.query", cursor_params(false));
+	f->answers = refuses_ends;
+	must_fail(x, "dirty.end", end_params("D"));
+	must_fail(x, "dirty.query", cursor_params(true));
+	f->answers = NULL;
+	must_do(x, "dirty.end", end_params("D"));
+	guest_writes(f, 1, 4, 20);
+	m = must(x, "dirty.query", cursor_params(true));
+	assert_int_equal(json_integer_value(json_object_get(m, "pages")), 0);
+	json_decref(m);
+	end_vm(x, f);
+	nothing_left(x);
+}
+
+static bool dies_of_ends(struct fake *f)
+{
+	if (f->p.m.type == WIRE_DIRTY_END)
+		(void)kill(f->pid, SIGKILL);
+	return f->p.m.type == WIRE_DIRTY_END;
+}
+
+/* While it is asked it does not end, and while it ends it is not asked. */
+static void cursor_is_busy(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+
+	must_do(x, "dirty.query", cursor_params(false));
+	f->answers = dies_of_ends;
+	request(x, "dirty.end", end_params("c"), NULL, 0);
+	must_fail(x, "dirty.query", cursor_params(false));
+	json_decref(answer(x));
+	must_do(x, "vm.wait", json_pack("{s:s}", "vm", "v"));
+	nothing_left(x);
+}
+
 /* What goes with a snapshot is in no other map: of a cursor, or of a view that
  * was written and frozen since, as little as of another snapshot. */
 static void what_goes_with_it(void **state)
@@ -712,6 +777,8 @@ int main(void)
 	    T(severed_view),
 	    T(sever_told_late),
 	    T(cursor_of_either_kind),
+	    T(cursor_ends),
+	    T(cursor_is_busy),
 	    T(what_goes_with_it),
 	    T(views_without_names),
 	    T(clients_go),

@@ -83,6 +83,7 @@ static const struct question questions[] = {
     {WIRE_SEGMENTS, "vm.segments", NULL, NULL, true, false},
     {WIRE_SEGMENTS, "service.stats", "", NULL, true, true},
     {WIRE_DIRTY, "dirty.query", "cursor", "c", false, false},
+    {WIRE_DIRTY_END, "dirty.end", "cursor", "c", true, true},
     {WIRE_STATS, "vm.list", "", NULL, true, true},
     {WIRE_TOUCHED, "track.query", "view", "t", false, false},
 };
@@ -119,6 +120,8 @@ static void try_answer(
 		    json_pack("{s:s,s:s,s:s,s:b,s:b}", "vm", "v", "snapshot",
 			"s", "name", "t", "cow", 1, "track",
 			q->type == WIRE_TOUCHED));
+	if (q->type == WIRE_DIRTY_END)
+		must_do(x, "dirty.query", params_of(q));
 	about = q->type;
 	seq = 0;
 	m = call(x, q->method, params_of(q));

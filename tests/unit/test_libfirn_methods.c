@@ -41,6 +41,7 @@ static void test_names(void **state)
 	assert_non_null(strstr(x->e.msg, "UTF-8"));
 	assert_int_equal(firn_map(x->c, "v", bad, 0, 0, &m, &x->e), -EINVAL);
 	assert_int_equal(firn_unmap(x->c, bad, "w", &x->e), -EINVAL);
+	assert_int_equal(firn_dirty_end(x->c, "v", NULL, bad, &x->e), -EINVAL);
 	assert_int_equal(
 	    firn_adopt(x->c, "v", bad, 0, &m, NULL, &x->e), -EINVAL);
 	assert_int_equal(firn_give(x->c, "v", bad, NULL, NULL, &x->e), -EINVAL);

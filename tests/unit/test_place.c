@@ -171,6 +171,14 @@ static void test_dirty_refuses(void **state)
 	    place_dirty(p, "@more", false, &words, &n, &e), -ENOSPC);
 	assert_int_equal(place_dirty(p, "c0", false, &words, &n, &e), 0);
 	free(words);
+	/* One that ends makes room for one. */
+	assert_int_equal(place_dirty_end(p, "more", &e), -ENOENT);
+	assert_int_equal(place_dirty_end(p, "@2", &e), 0);
+	assert_int_equal(place_dirty_end(p, "@2", &e), -ENOENT);
+	assert_int_equal(
+	    place_dirty(p, "more", false, &words, &n, &e), -ENOSPC);
+	assert_int_equal(place_dirty(p, "@more", false, &words, &n, &e), 0);
+	free(words);
 }
 
 static uint64_t *dirty_of(struct place *p, const char *cursor)

@@ -252,6 +252,9 @@ static void requests_that_are_wrong(void **state)
 	assert_int_equal(ask(vm, WIRE_DIRTY, &d, sizeof(d), NULL, 0), -EPROTO);
 	memset(d.cursor, 0, sizeof(d.cursor));
 	assert_int_equal(ask(vm, WIRE_DIRTY, &d, sizeof(d), NULL, 0), -EINVAL);
+	assert_int_equal(ask(vm, WIRE_DIRTY_END, &d, 3, NULL, 0), -EPROTO);
+	assert_int_equal(
+	    ask(vm, WIRE_DIRTY_END, &d, sizeof(d), NULL, 0), -ENOENT);
 	assert_int_equal(ask(vm, WIRE_MAP, &m, sizeof(m), NULL, 0), -EPROTO);
 	assert_int_equal(ask(vm, WIRE_MAP, &m, sizeof(m), &fd, 1), -EPROTO);
 	assert_int_equal(ask(vm, WIRE_MAP, &m, sizeof(m), fds, 2), -EPROTO);

@@ -38,7 +38,8 @@ struct args {
 	const char *socket;
 	const char *name, *cursor, *bitmap, *format, *over, *svg, *dot, *by;
 	uint64_t mem, gpa, bank, width; /* 0: not given */
-	bool gpa_set, detach, cow, track, blind, exact, peek, allow_backing;
+	bool gpa_set, detach, cow, track, blind, exact, peek, end;
+	bool allow_backing;
 	struct str_list segments, give, env;
 	size_t nwords;
 	char **words;

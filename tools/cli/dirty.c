@@ -128,10 +128,16 @@ static int ranges(struct cli *c, const struct args *a, const char *vm,
 
 int check_dirty(struct cli *c, const struct args *a)
 {
-	if (a->cursor)
-		return EX_OK;
-	cli_fail(c, "--cursor C is missing");
-	return EX_USAGE;
+	if (!a->cursor) {
+		cli_fail(c, "--cursor C is missing");
+		return EX_USAGE;
+	}
+	if (a->end && (a->peek || a->exact || a->bitmap)) {
+		cli_fail(c, "--end asks nothing: it goes without --peek, "
+			    "--exact and --bitmap");
+		return EX_USAGE;
+	}
+	return EX_OK;
 }
 
 int verb_dirty(struct cli *c, const struct args *a)
@@ -141,6 +147,10 @@ int verb_dirty(struct cli *c, const struct args *a)
 
 	if (split_place(a->words[0], &vm, &segment))
 		return cli_fail(c, "out of memory");
+	if (a->end)
+		return cli_simple(c, "dirty.end",
+		    json_pack("{s:s, s:s*, s:s}", "vm", vm, "segment", segment,
+			"cursor", a->cursor));
 	return a->bitmap ? bitmap(c, a, vm, segment, a->cursor)
 			 : ranges(c, a, vm, segment, a->cursor);
 }

@@ -63,6 +63,7 @@ static const struct opt dirty_opts[] = {
 	AT(exact)},
     {"--bitmap", "FILE", "write a bitmap in KVM's layout to FILE", OPT_STRING,
 	AT(bitmap)},
+    {"--end", NULL, "end the cursor instead: it is no more", OPT_FLAG, AT(end)},
     {0},
 };
 static const struct opt import_opts[] = {

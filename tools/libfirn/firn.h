@@ -171,6 +171,9 @@ FIRN_API int firn_diff(struct firn *c, const char *a, const char *b, int exact,
 FIRN_API int firn_dirty(struct firn *c, const char *vm, const char *segment,
     const char *cursor, int flags, struct firn_pageset *out,
     struct firn_error *e);
+/* The cursor is no more. -ENOENT: there is none; -EBUSY: it is being asked. */
+FIRN_API int firn_dirty_end(struct firn *c, const char *vm, const char *segment,
+    const char *cursor, struct firn_error *e);
 
 /* What was read and written of tracked (view), or segment, since it was laid or
  * made. */

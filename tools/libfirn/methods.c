@@ -337,6 +337,15 @@ int firn_dirty(struct firn *c, const char *vm, const char *segment,
 	    out, e);
 }
 
+int firn_dirty_end(struct firn *c, const char *vm, const char *segment,
+    const char *cursor, struct firn_error *e)
+{
+	return firn_call_packed(c, "dirty.end",
+	    json_pack("{s:s, s:s*, s:s}", "vm", vm, "segment", segment,
+		"cursor", cursor),
+	    NULL, NULL, NULL, e);
+}
+
 int firn_touched(struct firn *c, const char *vm, const char *view,
     struct firn_pageset *reads, struct firn_pageset *writes,
     struct firn_error *e)

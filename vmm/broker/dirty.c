@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * dirty.query: pages written since a cursor last advanced.
+ * dirty.query: pages written since a cursor last advanced; dirty.end: the end
+ * of a cursor.
  *
  * A plain cursor is a bitmap that the monitor keeps. An exact one is a page map
  * kept here: the query freezes the place, publishes nothing, and compares the
@@ -49,8 +50,9 @@ static struct cursor *find_or_take(
 
 static int no_more(struct err *e)
 {
-	return err_set(
-	    e, -ENOSPC, "a segment has at most %u cursors", CURSORS_MAX);
+	return err_set(e, -ENOSPC,
+	    "a segment has at most %u cursors; end one that nobody asks",
+	    CURSORS_MAX);
 }
 
 static int began_plain(const char *name, struct err *e)
@@ -60,15 +62,19 @@ static int began_plain(const char *name, struct err *e)
 	    name);
 }
 
+static void cursor_end(struct broker *b, struct cursor *c)
+{
+	if (c->exact)
+		map_put(&b->store, &c->base);
+	if (c->owes)
+		(void)close(c->owed);
+	*c = (struct cursor){0};
+}
+
 static void set_end(struct broker *b, struct cursor set[static CURSORS_MAX])
 {
-	for (uint32_t i = 0; i < CURSORS_MAX; i++) {
-		if (set[i].exact)
-			map_put(&b->store, &set[i].base);
-		if (set[i].owes)
-			(void)close(set[i].owed);
-		set[i] = (struct cursor){0};
-	}
+	for (uint32_t i = 0; i < CURSORS_MAX; i++)
+		cursor_end(b, &set[i]);
 }
 
 void cursors_end(struct broker *b, struct bplace *p)
@@ -269,8 +275,9 @@ static void plain_answer(
 	plain_done(&op->w);
 }
 
+/* Ask the monitor of (c). */
 static int plain(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
-    struct cursor *c, struct err *e)
+    struct cursor *c, enum wire_type type, reply_fn *fn, struct err *e)
 {
 	struct wire_dirty w = {.id = p->id};
 	struct plain_op *op;
@@ -296,8 +303,7 @@ static int plain(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
 	w.flags = op->peek || c->owes ? FIRN_PEEK : 0;
 	(void)snprintf(
 	    w.cursor, sizeof(w.cursor), WIRE_CURSOR_CLIENT "%.62s", c->name);
-	rc =
-	    vm_ask(vm, WIRE_DIRTY, &w, sizeof(w), NULL, 0, plain_answer, op, e);
+	rc = vm_ask(vm, type, &w, sizeof(w), NULL, 0, fn, op, e);
 	if (rc != 0)
 		free(op);
 	c->busy = rc == 0;
@@ -471,10 +477,24 @@ static int plain_begin(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
 	c = find_or_take(p->cursor, cursor);
 	if (c == NULL)
 		return no_more(e);
-	rc = plain(rq, vm, p, c, e);
+	rc = plain(rq, vm, p, c, WIRE_DIRTY, plain_answer, e);
 	if (rc != 0 && is_new)
 		*c = (struct cursor){0};
 	return rc;
+}
+
+/* The place whose cursor is asked for; NULL, with *e. */
+static struct bplace *cursor_place(
+    struct bvm *vm, struct ctl_req *rq, struct err *e)
+{
+	const char *name = ctl_str(rq, "cursor");
+	struct bplace *p = place_find(vm, ctl_str(rq, "segment"), e);
+
+	if (p == NULL)
+		return NULL;
+	if (!name_ok(name) || strlen(name) > CURSOR_NAME_MAX)
+		return name_refuse(name, CURSOR_NAME_MAX, e), NULL;
+	return p;
 }
 
 void op_dirty_query(void *ctx, struct ctl_req *rq)
@@ -490,13 +510,11 @@ void op_dirty_query(void *ctx, struct ctl_req *rq)
 	if (vm == NULL)
 		return; /* answered: the request is gone */
 	cursor = ctl_str(rq, "cursor");
-	p = place_find(vm, ctl_str(rq, "segment"), &e);
+	p = cursor_place(vm, rq, &e);
 	if (p != NULL)
 		c = find(p->cursor, cursor);
 	if (p == NULL)
 		rc = e.code;
-	else if (!name_ok(cursor) || strlen(cursor) > CURSOR_NAME_MAX)
-		rc = name_refuse(cursor, CURSOR_NAME_MAX, &e);
 	else if (p->flags & FIRN_SEG_VIEW_RO)
 		rc = err_set(&e, -EPERM, "a read-only view is never written");
 	else if (c != NULL && !c->exact && ctl_bool(rq, "exact"))
@@ -507,4 +525,61 @@ void op_dirty_query(void *ctx, struct ctl_req *rq)
 		rc = plain_begin(rq, vm, p, c, cursor, &e);
 	if (rc != 0)
 		ctl_fail(rq, &e);
+}
+
+/* --- the end of a cursor ----------------------------------------------------
+ */
+
+static void ended(
+    struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)
+{
+	struct plain_op *op = ctx;
+	struct cursor *c = plain_cursor(op, pk == NULL ? NULL : vm);
+	struct err e = {0};
+	int rc = pk == NULL ? err_set(&e, -ESRCH, "the VM ended meanwhile")
+			    : packet_err(pk, &e);
+
+	if (c != NULL)
+		c->busy = false;
+	/* One whose first query failed is none of the monitor's. */
+	if (c != NULL && (rc == 0 || rc == -ENOENT)) {
+		cursor_end(b, c);
+		rc = 0;
+	}
+	if (rc != 0)
+		ctl_fail(op->rq, &e);
+	else
+		ctl_reply(op->rq, NULL, NULL, 0);
+	plain_free(op);
+}
+
+void op_dirty_end(void *ctx, struct ctl_req *rq)
+{
+	struct broker *b = ctx;
+	struct bvm *vm = req_vm(b, rq, true);
+	struct err e = {0};
+	struct cursor *c = NULL;
+	struct bplace *p;
+	int rc;
+
+	if (vm == NULL)
+		return; /* answered: the request is gone */
+	p = cursor_place(vm, rq, &e);
+	if (p != NULL)
+		c = find(p->cursor, ctl_str(rq, "cursor"));
+	if (p == NULL)
+		rc = e.code;
+	else if (c == NULL)
+		rc = err_set(&e, -ENOENT, "'%.64s' has no cursor '%.64s'",
+		    p->name, ctl_str(rq, "cursor"));
+	else if (!c->exact)
+		rc = plain(rq, vm, p, c, WIRE_DIRTY_END, ended, &e);
+	else
+		rc = 1;
+	if (rc < 0) {
+		ctl_fail(rq, &e);
+	} else if (rc > 0) {
+		cursor_end(b, c);
+		ctl_reply(rq, NULL, NULL, 0);
+	}
 }

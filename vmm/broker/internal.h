@@ -498,6 +498,7 @@ void op_snapshot_open(void *ctx, struct ctl_req *rq);
 void op_snapshot_import(void *ctx, struct ctl_req *rq);
 void op_snapshot_heat(void *ctx, struct ctl_req *rq);
 void op_dirty_query(void *ctx, struct ctl_req *rq);
+void op_dirty_end(void *ctx, struct ctl_req *rq);
 void op_track_query(void *ctx, struct ctl_req *rq);
 void op_snapshot_meld(void *ctx, struct ctl_req *rq);
 void op_view_adopt(void *ctx, struct ctl_req *rq);

@@ -261,6 +261,8 @@ static const struct ctl_param dirty_params[] = {P_VM, P_SEGMENT,
     BOOL_OPT("peek", "do not advance it"),
     BOOL_OPT("exact", "only pages whose bytes changed"),
     BOOL_OPT("bitmap", "answer with a memfd, one bit a page"), END};
+static const struct ctl_param dirty_end_params[] = {
+    P_VM, P_SEGMENT, STR("cursor", "label"), END};
 static const struct ctl_param dirty_results[] = {
     SIZE("pages", "written since the cursor advanced"), R_EXTENTS,
     SIZE_OPT("bitmap_fd", "instead: position of the bitmap's memfd"), END};
@@ -410,6 +412,10 @@ static const struct ctl_op ops[] = {
 	.params = dirty_params,
 	.results = dirty_results,
 	.handler = op_dirty_query},
+    {.name = "dirty.end",
+	.summary = "a cursor is no more",
+	.params = dirty_end_params,
+	.handler = op_dirty_end},
     {.name = "track.query",
 	.summary = "which pages of a tracked view were read and written",
 	.params = unmap_params,

@@ -234,3 +234,15 @@ void place_dirty_untold(
 	     i++)
 		k->bits[i] |= words[i];
 }
+
+int place_dirty_end(struct place *p, const char *name, struct err *e)
+{
+	struct cursor *k = find_cursor(p, name);
+
+	if (k == NULL || k->bits == NULL)
+		return err_set(
+		    e, -ENOENT, "%s has no such dirty cursor", p->name);
+	free(k->bits);
+	k->bits = NULL;
+	return 0;
+}

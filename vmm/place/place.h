@@ -276,6 +276,9 @@ int place_dirty(struct place *p, const char *name, bool peek, uint64_t **words,
 void place_dirty_untold(
     struct place *p, const char *name, const uint64_t *words);
 
+/* Cursor (name) is no more. -ENOENT: there is none. */
+int place_dirty_end(struct place *p, const char *name, struct err *e);
+
 /* Does (p) have a cursor of that name? */
 bool place_has_cursor(const struct place *p, const char *name);
 

@@ -514,21 +514,29 @@ static int answer_dirty(struct vm *vm, struct place *p, const uint64_t *words,
 	return reply_fds(vm, &w, sizeof(w), &fd, 1, e);
 }
 
+static int take_dirty(
+    struct vm *vm, struct wire_dirty *q, struct place **p, struct err *e)
+{
+	int r = take_payload(vm, q, sizeof(*q), e);
+
+	if (r == 0)
+		r = check_name(q->cursor, e);
+	if (r < 0)
+		return r;
+	*p = find(vm, q->id, e);
+	return *p == NULL ? -ENOENT : 0;
+}
+
 static int do_dirty(struct vm *vm, struct err *e)
 {
 	AUTO_FREE uint64_t *words = NULL;
 	struct wire_dirty q;
 	struct place *p;
 	uint64_t count;
-	int r = take_payload(vm, &q, sizeof(q), e);
+	int r = take_dirty(vm, &q, &p, e);
 
-	if (r == 0)
-		r = check_name(q.cursor, e);
 	if (r < 0)
 		return r;
-	p = find(vm, q.id, e);
-	if (p == NULL)
-		return -ENOENT;
 	r = place_dirty(
 	    p, q.cursor, (q.flags & FIRN_PEEK) != 0, &words, &count, e);
 	if (r < 0)
@@ -536,6 +544,19 @@ static int do_dirty(struct vm *vm, struct err *e)
 	r = answer_dirty(vm, p, words, count, e);
 	if (r < 0)
 		place_dirty_untold(p, q.cursor, words);
+	return r;
+}
+
+static int do_dirty_end(struct vm *vm, struct err *e)
+{
+	struct wire_dirty q;
+	struct place *p;
+	int r = take_dirty(vm, &q, &p, e);
+
+	if (r == 0)
+		r = place_dirty_end(p, q.cursor, e);
+	if (r == 0)
+		(void)reply(vm, 0, NULL, 0, NULL, 0);
 	return r;
 }
 
@@ -561,6 +582,7 @@ static int (*const request[WIRE_TYPE_END])(struct vm *vm, struct err *e) = {
     [WIRE_RESUME] = do_resume,
     [WIRE_SEGMENTS] = do_segments,
     [WIRE_DIRTY] = do_dirty,
+    [WIRE_DIRTY_END] = do_dirty_end,
     [WIRE_STATS] = do_stats,
 };
 

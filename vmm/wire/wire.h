@@ -49,7 +49,8 @@ enum wire_type {
 	/* wire_place; fds: memory for the place to go on with -> wire_frozen;
 	 * fds: as WIRE_FREEZE */
 	WIRE_SEVER,
-	WIRE_TOUCHED, /* wire_place -> ; fds: the two bitmaps */
+	WIRE_TOUCHED,   /* wire_place -> ; fds: the two bitmaps */
+	WIRE_DIRTY_END, /* wire_dirty -> : the cursor is no more */
 	/* monitor -> broker */
 	WIRE_READY, /* wire_ready: confined, waits for WIRE_LAUNCH; no reply */
 	WIRE_STARTED,    /* the program runs from now on; no reply */
