@@ -553,33 +553,40 @@ static void ended(
 	plain_free(op);
 }
 
+/* 0: it has ended, 1: it will when the monitor has answered. */
+static int end_begin(
+    struct broker *b, struct ctl_req *rq, struct bvm *vm, struct err *e)
+{
+	struct bplace *p = cursor_place(vm, rq, e);
+	struct cursor *c;
+	int rc;
+
+	if (p == NULL)
+		return e->code;
+	c = find(p->cursor, ctl_str(rq, "cursor"));
+	if (c == NULL)
+		return err_set(e, -ENOENT, "'%.64s' has no cursor '%.64s'",
+		    p->name, ctl_str(rq, "cursor"));
+	if (c->exact) {
+		cursor_end(b, c);
+		return 0;
+	}
+	rc = plain(rq, vm, p, c, WIRE_DIRTY_END, ended, e);
+	return rc == 0 ? 1 : rc;
+}
+
 void op_dirty_end(void *ctx, struct ctl_req *rq)
 {
 	struct broker *b = ctx;
 	struct bvm *vm = req_vm(b, rq, true);
 	struct err e = {0};
-	struct cursor *c = NULL;
-	struct bplace *p;
 	int rc;
 
 	if (vm == NULL)
 		return; /* answered: the request is gone */
-	p = cursor_place(vm, rq, &e);
-	if (p != NULL)
-		c = find(p->cursor, ctl_str(rq, "cursor"));
-	if (p == NULL)
-		rc = e.code;
-	else if (c == NULL)
-		rc = err_set(&e, -ENOENT, "'%.64s' has no cursor '%.64s'",
-		    p->name, ctl_str(rq, "cursor"));
-	else if (!c->exact)
-		rc = plain(rq, vm, p, c, WIRE_DIRTY_END, ended, &e);
-	else
-		rc = 1;
-	if (rc < 0) {
+	rc = end_begin(b, rq, vm, &e);
+	if (rc < 0)
 		ctl_fail(rq, &e);
-	} else if (rc > 0) {
-		cursor_end(b, c);
+	else if (rc == 0)
 		ctl_reply(rq, NULL, NULL, 0);
-	}
 }
