@@ -369,11 +369,12 @@ static void no_memory_to_adopt(void **state)
 	(void)state;
 	assert_non_null(set);
 	for (uint32_t i = 0; i < 300; i++) {
+		int fd = sealed(1);
 		int rc = -ENOMEM;
 
 		for (long k = 0; rc != 0; k++) {
 			fail_at = k;
-			rc = layer_adopt(set, sealed(1), 1, &id[i], &e);
+			rc = layer_adopt(set, fd, 1, &id[i], &e);
 			fail_at = -1;
 			assert_true(rc == 0 || rc == -ENOMEM);
 			assert_int_equal(layers_in(set), i + (rc == 0));

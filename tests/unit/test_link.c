@@ -61,7 +61,7 @@ static int teardown(void **state)
 	struct fix *x = *state;
 
 	fail_with = 0;
-	link_close(&x->link);
+	link_close(&x->link, NULL);
 	loop_free(x->loop);
 	(void)close(x->peer);
 	return 0;

@@ -160,6 +160,7 @@ static void test_lease(void **state)
 	assert_int_equal(fcntl(same, F_SETLEASE, F_WRLCK), 0);
 	assert_int_equal(layer_adopt(set, fd, NPAGES, &id, &e), -EBUSY);
 	assert_non_null(strstr(e.msg, "lease"));
+	assert_int_equal(close(fd), 0);
 	assert_int_equal(close(same), 0);
 }
 

@@ -90,6 +90,9 @@ int broker_new(struct broker **out, struct loop *l,
 	if (rc == 0)
 		rc = worker_pool_new(&b->pool, l, 0, e);
 	if (rc == 0)
+		rc = closer_new(&b->closer, l, layers_reap, b, e);
+	b->ctl_conf.closer = b->closer;
+	if (rc == 0)
 		rc = ctl_srv_new(&b->ctl, l, &b->ctl_conf, e);
 	if (rc != 0) {
 		broker_free(b);
@@ -110,6 +113,8 @@ void broker_free(struct broker *b)
 	applies_end(b);
 	homes_free(b);
 	store_end(b);
+	closer_free(b->closer);
+	b->closer = NULL;
 	layer_set_free(b->layers);
 	free(b);
 }

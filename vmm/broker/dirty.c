@@ -67,7 +67,7 @@ static void cursor_end(struct broker *b, struct cursor *c)
 	if (c->exact)
 		map_put(&b->store, &c->base);
 	if (c->owes)
-		(void)close(c->owed);
+		closer_close(b->closer, c->owed);
 	*c = (struct cursor){0};
 }
 
@@ -196,10 +196,8 @@ static void plain_settle(struct plain_op *op, struct cursor *c, bool told)
 
 static void plain_free(struct plain_op *op)
 {
-	if (op->bits_fd >= 0)
-		(void)close(op->bits_fd);
-	if (op->owed >= 0)
-		(void)close(op->owed);
+	closer_close(op->w.b->closer, op->bits_fd);
+	closer_close(op->w.b->closer, op->owed);
 	if (op->out >= 0)
 		(void)close(op->out);
 	extset_free(&op->pages);
@@ -270,7 +268,6 @@ static void plain_answer(
 		errand(b, &op->w, plain_read, plain_done);
 		return;
 	}
-	op->w.b = b;
 	op->w.rc = -EPROTO;
 	plain_done(&op->w);
 }
@@ -290,6 +287,7 @@ static int plain(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
 	op = calloc(1, sizeof(*op));
 	if (op == NULL)
 		return err_set(e, -ENOMEM, "no memory for a query");
+	op->w.b = vm->b;
 	op->rq = rq;
 	op->vm = vm->id;
 	op->place = p->id;

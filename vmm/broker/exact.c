@@ -61,8 +61,7 @@ static void exact_free(struct exact_op *op)
 	snap_put(op->b, op->s);
 	if (op->x.runs_fd >= 0)
 		(void)close(op->x.runs_fd);
-	if (op->copied.fd >= 0)
-		(void)close(op->copied.fd);
+	closer_close(op->b->closer, op->copied.fd);
 	layers_reap(op->b);
 	free(op);
 }

@@ -67,8 +67,8 @@ void snap_made(struct broker *b, struct snap *s, json_t *params);
 struct snap *snap_by_id(struct broker *b, uint64_t id);
 struct snap *snap_hold(struct snap *s);
 void snap_put(struct broker *b, struct snap *s);
-/* Have what nobody reaches any more closed, by a worker. */
-void layers_reap(struct broker *b);
+/* Have what nobody reaches any more closed, in time. For the closer, too. */
+void layers_reap(void *b);
 /* Does the bank have room for (bytes) more? -ENOSPC. */
 int bank_check(struct broker *b, uint64_t bytes, struct err *e);
 int bank_reserve(
@@ -124,8 +124,8 @@ void place_unpin(struct broker *b, struct bplace *p);
 /* A user's layers are joined in files, and with nobody else's. */
 uint32_t layers_of(uid_t uid);
 struct layer_copied;
-/* What was copied for (s) becomes a layer, its payer's. In any case it is taken
- * over; errors as of layer_adopt(). */
+/* What was copied for (s) becomes a layer, its payer's; on failure it stays the
+ * caller's. Errors as of layer_adopt(). */
 int snap_copied(struct broker *b, const struct snap *s, struct layer_copied *c,
     uint32_t *layer, struct err *e);
 
@@ -152,7 +152,8 @@ void relay_turn(void *b);
  */
 int link_open(struct link *l, struct loop *loop, int fd, loop_io_fn *fn,
     void *arg, struct err *e);
-void link_close(struct link *l);
+/* (closer) closes the socket, with what the monitor sent and nobody read. */
+void link_close(struct link *l, struct closer *closer);
 /* Could packets with (nfds) descriptors wait, all of them, if they had to? */
 bool link_takes(const struct link *l, uint32_t nfds);
 /* A packet for which there is no room waits. 0, -EAGAIN (too many wait),

@@ -11,10 +11,14 @@
 #define LAUNCH_MEM_DEFAULT (256ULL << 20)
 #define LAUNCH_MEM_MIN     (1ULL << 20)
 
+/* The memory of segments is closed at once: when it is severed nobody else may
+ * have it. */
 void launch_drop(struct bvm *vm)
 {
 	for (uint32_t i = 0; i < vm->nlaunch_fds; i++)
-		if (vm->launch_fd[i] >= 0)
+		if (i < LAUNCH_FDS)
+			closer_close(vm->b->closer, vm->launch_fd[i]);
+		else if (vm->launch_fd[i] >= 0)
 			(void)close(vm->launch_fd[i]);
 	vm->nlaunch_fds = 0;
 	free(vm->launch);
@@ -266,7 +270,7 @@ void op_vm_launch(void *ctx, struct ctl_req *rq)
 	vm->pidfd = -1;
 	vm->link.fd = -1;
 	loop_timer_init(&vm->killer, b->loop, vm_killer_fired, vm);
-	for (; vm->nlaunch_fds < 4; vm->nlaunch_fds++)
+	for (; vm->nlaunch_fds < LAUNCH_FDS; vm->nlaunch_fds++)
 		vm->launch_fd[vm->nlaunch_fds] =
 		    ctl_take_fd(rq, vm->nlaunch_fds);
 	if (launch_room(b, &e) != 0 || launch_name(b, h, rq, vm, &e) != 0 ||

@@ -95,7 +95,7 @@ static void lay_free(struct lay_op *op)
 		map_put(&op->b->store, &op->base);
 	snap_put(op->b, op->r.snap);
 	close_fd(&op->runs_fd);
-	close_fd(&op->copied.fd);
+	closer_close(op->b->closer, op->copied.fd);
 	layers_reap(op->b);
 	free(op);
 }

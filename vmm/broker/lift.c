@@ -67,7 +67,7 @@ static int lift_sets(struct lift_op *op, struct err *e)
 
 	if (rc == 1)
 		return 1;
-	(void)close(op->in.fd);
+	closer_close(op->b->closer, op->in.fd);
 	op->in.fd = -1;
 	op->tracked = rc == 0;
 	if (rc == 0 || rc == -E2BIG)
@@ -82,8 +82,7 @@ static int lift_sets(struct lift_op *op, struct err *e)
 
 static void lift_end(struct broker *b, struct lift_op *op)
 {
-	if (op->in.fd >= 0)
-		(void)close(op->in.fd);
+	closer_close(b->closer, op->in.fd);
 	sets_end(&op->in);
 	steps_free(b, &op->spare);
 	free(op);

@@ -25,6 +25,8 @@ struct link_out {
 	unsigned char payload[];
 };
 
+/* At once: among them may be memory that is to be proved nobody else's. What a
+ * monitor is sent is held by others as long as it waits. */
 static void out_free(struct link_out *o)
 {
 	for (uint32_t i = 0; i < o->nfds; i++)
@@ -82,7 +84,7 @@ int link_open(struct link *l, struct loop *loop, int fd, loop_io_fn *fn,
 	return 0;
 }
 
-void link_close(struct link *l)
+void link_close(struct link *l, struct closer *closer)
 {
 	while (l->head != NULL) {
 		struct link_out *o = l->head;
@@ -95,8 +97,7 @@ void link_close(struct link *l)
 	loop_timer_stop(&l->again);
 	loop_del(l->io);
 	l->io = NULL;
-	if (l->fd >= 0)
-		(void)close(l->fd);
+	closer_hang_up(closer, l->fd);
 	l->fd = -1;
 }
 

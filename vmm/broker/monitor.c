@@ -232,16 +232,15 @@ static void link_read(struct bvm *vm, uint32_t events, unsigned max)
 		fds_release(b);
 		rc = wire_recv(vm->link.fd, &b->packet);
 		fds_reserve(b);
-		if (rc == 1) {
+		if (rc == 1)
 			on_packet(b, vm, &b->packet);
-			wire_close_fds(&b->packet);
-		}
+		closer_close_all(b->closer, b->packet.fd, b->packet.nfds);
 		if (rc == -EAGAIN || rc == -EINTR)
 			return;
 		if (rc != 1) {
 			/* It hung up, or said what no monitor says: it is of no
 			 * use now. Its end comes through the pidfd. */
-			link_close(&vm->link);
+			link_close(&vm->link, b->closer);
 			if (!vm->killed)
 				loop_timer_start(&vm->killer, KILL_GRACE_MS);
 			vm->killed = true;

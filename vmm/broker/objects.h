@@ -18,6 +18,7 @@
 #include "shared/abi/guestcall.h"
 #include "shared/cap/cap.h"
 #include "vmm/broker/apply.h"
+#include "vmm/core/closer.h"
 #include "vmm/core/loop.h"
 #include "vmm/core/worker.h"
 #include "vmm/ctl/ctl.h"
@@ -35,6 +36,7 @@
 #define LIST_MAX        1000u /* snapshots in a reply; there may be more */
 #define CAPS_GUEST      256u
 #define HOMES_MAX       64u
+#define LAUNCH_FDS      4u  /* of a client, for a VM to begin with */
 #define CALLS_MAX       64u /* unanswered requests to one monitor */
 #define GRANTS_MAX      512u
 #define GUEST_CALLS_MAX 64u        /* of one VM, that wait for other work */
@@ -249,7 +251,7 @@ struct bvm {
 	struct cap_slot *slots;
 
 	/* Until WIRE_READY: program, streams, memory of segments. */
-	int launch_fd[4 + WIRE_SEGMENTS_MAX];
+	int launch_fd[LAUNCH_FDS + WIRE_SEGMENTS_MAX];
 	uint32_t nlaunch_fds;
 	struct move *moves; /* until WIRE_STARTED */
 	unsigned char *launch;
@@ -307,10 +309,7 @@ struct broker {
 	struct loop_timer sweeper;
 	struct store tidying;
 	struct apply *applies; /* that are not over */
-	struct work reaper;
-	bool reaping;
-	int reap_fd[64];
-	uint32_t nreap;
+	struct closer *closer; /* of what clients and monitors sent */
 	int reserve[RESERVE_FDS];
 	uint32_t nreserve;
 	struct wire_packet packet;

@@ -173,6 +173,7 @@ void own_adopted(struct broker *b, struct bplace *p, const struct lay_req *r)
 	struct snap *s = r->snap;
 	int32_t cap = cap_find_object(r->holder, s->id, 0);
 
+	/* At once: when it is severed again nobody else may have it. */
 	(void)close(layer_take(b->layers, s->owned));
 	s->owned = 0;
 	s->busy = false;

@@ -7,6 +7,8 @@
 
 #include "vmm/broker/internal.h"
 
+#define REAP_MAX 64u /* that wait for the closer: others need room, too */
+
 /* --- lineages ------------------------------------------------------------- */
 
 struct lineage *lineage_new(void)
@@ -120,43 +122,19 @@ void snap_put(struct broker *b, struct snap *s)
 
 /* --- layers that nobody reaches ------------------------------------------- */
 
-static void reap_run(struct work *w)
+void layers_reap(void *broker)
 {
-	struct broker *b =
-	    (struct broker *)((char *)w - offsetof(struct broker, reaper));
-
-	for (uint32_t i = 0; i < b->nreap; i++)
-		(void)close(b->reap_fd[i]);
-}
-
-static void reap_done(struct work *w)
-{
-	struct broker *b =
-	    (struct broker *)((char *)w - offsetof(struct broker, reaper));
-
-	if (!w->ran)
-		reap_run(w);
-	b->reaping = false;
-	layers_reap(b);
-}
-
-void layers_reap(struct broker *b)
-{
-	const uint32_t max = sizeof(b->reap_fd) / sizeof(b->reap_fd[0]);
+	struct broker *b = broker;
 	int fd;
 
-	/* At the very end there are no workers: layer_set_free() closes. */
+	/* At the very end there are no workers, and layer_set_free() closes. */
 	if (b->pool != NULL)
 		store_poke(b);
-	if (b->reaping || b->pool == NULL)
+	if (b->closer == NULL)
 		return;
-	b->nreap = 0;
-	while (b->nreap < max && (fd = layer_reap_take(b->layers)) >= 0)
-		b->reap_fd[b->nreap++] = fd;
-	if (b->nreap == 0)
-		return;
-	b->reaping = true;
-	worker_submit(b->pool, &b->reaper, reap_run, reap_done);
+	while (closer_waiting(b->closer) < REAP_MAX &&
+	       (fd = layer_reap_take(b->layers)) >= 0)
+		closer_close(b->closer, fd);
 }
 
 /* --- the bank ------------------------------------------------------------- */

@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include "vmm/broker/internal.h"
-#include "vmm/core/cleanup.h"
 
 struct snap *req_snap(
     struct broker *b, struct ctl_req *rq, uint32_t rights, int32_t *cap)
@@ -307,17 +306,19 @@ static int import_check(struct broker *b, struct ctl_req *rq, struct err *e)
 	return bank_check(b, PAGE_SIZE, e);
 }
 
-/* (fd) is a layer of (npages) pages then; it is taken over in any case. */
+/* (*fd) is a layer of (npages) pages then, and -1 as soon as it is a layer. */
 static int import_adopt(
-    struct broker *b, struct import_op *op, int fd, struct err *e)
+    struct broker *b, struct import_op *op, int *fd, struct err *e)
 {
-	int rc = layer_adopt(b->layers, fd, op->npages, &op->layer, e);
+	int rc = layer_adopt(b->layers, *fd, op->npages, &op->layer, e);
 	uint32_t npieces;
 
 	if (rc != 0)
 		return rc;
+	*fd = -1;
 	if (layer_npages(b->layers, op->layer) != op->npages) {
 		layer_put(b->layers, op->layer);
+		layers_reap(b);
 		return err_set(e, -EINVAL,
 		    "the memfd has not exactly the pages that were named");
 	}
@@ -331,7 +332,7 @@ void op_snapshot_import(void *ctx, struct ctl_req *rq)
 {
 	struct broker *b = ctx;
 	const char *name = ctl_str(rq, "name");
-	AUTO_CLOSE int fd = ctl_take_fd(rq, 0);
+	int fd = ctl_take_fd(rq, 0);
 	struct import_op *op = calloc(1, sizeof(*op));
 	struct err e = {0};
 	int rc = op == NULL ? err_set(&e, -ENOMEM, "no memory for an import")
@@ -339,9 +340,10 @@ void op_snapshot_import(void *ctx, struct ctl_req *rq)
 
 	if (rc == 0) {
 		op->npages = (uint64_t)ctl_int(rq, "pages", 0);
-		rc = import_adopt(b, op, take_fd(&fd), &e);
+		rc = import_adopt(b, op, &fd, &e);
 	}
 	if (rc != 0) {
+		closer_close(b->closer, fd);
 		free(op);
 		ctl_fail(rq, &e);
 		return;

@@ -21,10 +21,8 @@
 
 static void step_free(struct broker *b, struct step *s)
 {
-	if (s->fd >= 0)
-		(void)close(s->fd);
-	if (s->runs_fd >= 0)
-		(void)close(s->runs_fd);
+	closer_close(b->closer, s->fd);
+	closer_close(b->closer, s->runs_fd);
 	if (s->layer != RUN_ZERO)
 		layer_put(b->layers, s->layer);
 	if (s->pinned)
@@ -140,12 +138,10 @@ static int step_look(const struct step *s, uint64_t npages, struct err *e)
 	return rc == 0 ? 0 : runs_unusable(rc, e);
 }
 
-/* Make the step's memfd a layer. The step keeps its own descriptor until that
- * has succeeded. */
+/* Make the step's memfd a layer. It is the step's until that has succeeded. */
 static int step_adopt(struct broker *b, struct step *s, struct err *e)
 {
 	uint32_t npieces;
-	int fd;
 	int rc;
 
 	if (s->fd < 0)
@@ -153,14 +149,9 @@ static int step_adopt(struct broker *b, struct step *s, struct err *e)
 	if (s->owned)
 		return layer_adopt_owned(
 		    b->layers, &s->fd, s->npages, &s->layer, e);
-	fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 3);
-	if (fd < 0)
-		return err_set(
-		    e, -errno, "cannot keep a layer: %s", strerror(errno));
-	rc = layer_adopt(b->layers, fd, s->npages, &s->layer, e);
+	rc = layer_adopt(b->layers, s->fd, s->npages, &s->layer, e);
 	if (rc != 0)
 		return rc;
-	(void)close(s->fd);
 	s->fd = -1;
 	if (s->first) {
 		s->file = layer_pieces(b->layers, s->layer, &npieces)->file;

@@ -99,10 +99,11 @@ int snap_copied(struct broker *b, const struct snap *s, struct layer_copied *c,
 {
 	int rc = layer_adopt(b->layers, c->fd, c->npages, layer, e);
 
+	if (rc != 0)
+		return rc;
 	c->fd = -1;
-	if (rc == 0)
-		layer_belongs(b->layers, *layer, snap_layers(s));
-	return rc;
+	layer_belongs(b->layers, *layer, snap_layers(s));
+	return 0;
 }
 
 /* --- jobs ----------------------------------------------------------------- */

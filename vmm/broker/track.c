@@ -81,8 +81,7 @@ struct track_op {
 static void track_free(struct track_op *op)
 {
 	sets_end(&op->in);
-	if (op->in.fd >= 0)
-		(void)close(op->in.fd);
+	closer_close(op->w.b->closer, op->in.fd);
 	for (int i = 0; i < 2; i++)
 		if (op->fd[i] >= 0)
 			(void)close(op->fd[i]);
@@ -193,6 +192,7 @@ static int track_ask(struct bvm *vm, struct ctl_req *rq, struct err *e)
 	op = calloc(1, sizeof(*op));
 	if (op == NULL)
 		return err_set(e, -ENOMEM, "no memory for a query");
+	op->w.b = vm->b;
 	op->rq = rq;
 	op->vm = vm->id;
 	op->npages = op->in.npages = p->npages;

@@ -122,7 +122,7 @@ void vm_end(struct broker *b, struct bvm *vm)
 	vm->pidfd_io = NULL;
 	(void)close(vm->pidfd);
 	vm->pidfd = -1;
-	link_close(&vm->link);
+	link_close(&vm->link, b->closer);
 	launch_drop(vm);
 	monitor_fail_calls(b, vm);
 	own_moved(b, vm, false);

@@ -13,9 +13,9 @@
 /* --- out -------------------------------------------------------------------
  */
 
-static void out_free(struct ctl_out *o)
+static void out_free(struct closer *closer, struct ctl_out *o)
 {
-	fdmsg_close_all(o->fds, o->nfds);
+	closer_close_all(closer, o->fds, o->nfds);
 	free(o->fds);
 	free(o->text);
 	free(o);
@@ -29,7 +29,7 @@ static void out_pop(struct ctl_conn *c)
 	if (c->out == NULL)
 		c->out_tail = &c->out;
 	c->out_bytes -= o->len;
-	out_free(o);
+	out_free(c->srv->conf->closer, o);
 }
 
 /* Descriptors go with the first byte, then ours are closed. */
@@ -37,7 +37,7 @@ static void out_progress(struct ctl_conn *c, ssize_t sent)
 {
 	struct ctl_out *o = c->out;
 
-	fdmsg_close_all(o->fds, o->nfds);
+	closer_close_all(c->srv->conf->closer, o->fds, o->nfds);
 	c->out_fds -= o->nfds;
 	o->nfds = 0;
 	o->off += (size_t)sent;
@@ -124,7 +124,7 @@ void ctl_conn_send(struct ctl_conn *c, json_t *msg, int *fds, size_t nfds)
 
 	json_decref(msg);
 	if (o == NULL) {
-		fdmsg_close_all(fds, nfds);
+		closer_close_all(c->srv->conf->closer, fds, nfds);
 		free(fds);
 		ctl_conn_close(c);
 		return;
@@ -217,7 +217,7 @@ static void keep_fds(struct ctl_conn *c, int *got, size_t ngot)
 
 	memcpy(&c->fds[c->nfds], got, n * sizeof(got[0]));
 	c->nfds += n;
-	fdmsg_close_all(got + n, ngot - n);
+	closer_close_all(c->srv->conf->closer, got + n, ngot - n);
 	c->fds_surplus += ngot - n;
 }
 
@@ -349,12 +349,13 @@ void ctl_conn_unlink(struct ctl_conn *c)
 
 void ctl_conn_free(struct ctl_conn *c)
 {
+	struct closer *closer = c->srv->conf->closer;
+
 	loop_del(c->io);
 	while (c->out != NULL)
 		out_pop(c);
-	fdmsg_close_all(c->fds, c->nfds);
-	if (c->fd >= 0)
-		(void)close(c->fd);
+	closer_close_all(closer, c->fds, c->nfds);
+	closer_hang_up(closer, c->fd);
 	free(c->in);
 	free(c);
 }

@@ -18,6 +18,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "vmm/core/closer.h"
 #include "vmm/core/err.h"
 #include "vmm/core/loop.h"
 
@@ -99,7 +100,8 @@ struct ctl_conf {
 	size_t nops;
 	const struct ctl_event *events;
 	size_t nevents;
-	void *ctx; /* of the handlers and callbacks */
+	void *ctx;             /* of the handlers and callbacks */
+	struct closer *closer; /* of connections and what came, or NULL */
 	/* May be NULL. Nonzero from on_open refuses: on_close does not follow.
 	 */
 	int (*on_open)(void *ctx, struct ctl_conn *c, uid_t uid, pid_t pid);

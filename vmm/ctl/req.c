@@ -167,7 +167,7 @@ void ctl_handle_line(struct ctl_conn *c, const char *line, size_t len)
 		handle_message(c, msg);
 	}
 	json_decref(msg);
-	fdmsg_close_all(c->fds, c->nfds);
+	closer_close_all(c->srv->conf->closer, c->fds, c->nfds);
 	c->nfds = 0;
 	c->fds_surplus = 0;
 }
@@ -194,7 +194,7 @@ static void req_unlink(struct ctl_req *rq)
 static void req_free(struct ctl_req *rq)
 {
 	req_unlink(rq);
-	fdmsg_close_all(rq->fds, rq->nfds);
+	closer_close_all(rq->conf->closer, rq->fds, rq->nfds);
 	json_decref(rq->id);
 	json_decref(rq->params);
 	free(rq);

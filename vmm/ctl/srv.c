@@ -104,7 +104,7 @@ int ctl_adopt(struct ctl_srv *s, int fd, struct ctl_conn **out, struct err *e)
 }
 
 /* One line, if the socket takes it; the text holds no quotes. */
-static void turn_away(int fd, const struct err *e)
+static void turn_away(struct closer *closer, int fd, const struct err *e)
 {
 	char line[ERR_MSG_MAX + 128];
 	int n = snprintf(line, sizeof(line),
@@ -115,7 +115,7 @@ static void turn_away(int fd, const struct err *e)
 
 	if (n > 0 && (size_t)n < sizeof(line))
 		(void)fdmsg_send(fd, line, (size_t)n, NULL, 0, MSG_DONTWAIT);
-	(void)close(fd);
+	closer_hang_up(closer, fd);
 }
 
 static void accept_again(void *arg)
@@ -143,7 +143,7 @@ static void on_connect(void *arg, int lfd, uint32_t events)
 		if (fd < 0)
 			return;
 		if (ctl_adopt(s, fd, NULL, &e) != 0)
-			turn_away(fd, &e);
+			turn_away(s->conf->closer, fd, &e);
 	}
 }
 

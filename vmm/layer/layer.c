@@ -259,15 +259,16 @@ static uint32_t enter(struct layer_set *set, uint32_t file)
 int layer_adopt(
     struct layer_set *set, int fd, uint64_t npages, uint32_t *id, struct err *e)
 {
-	AUTO_CLOSE int given = fd;
 	uint32_t file;
 	int rc = reserve_slot(set, e);
 
 	if (rc == 0)
-		rc = adopt_file(set, given, npages, &file, e);
-	if (rc == 0)
-		*id = enter(set, file);
-	return rc;
+		rc = adopt_file(set, fd, npages, &file, e);
+	if (rc != 0)
+		return rc;
+	*id = enter(set, file);
+	(void)close(fd);
+	return 0;
 }
 
 /* --- owned ---------------------------------------------------------------- */

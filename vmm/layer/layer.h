@@ -68,8 +68,8 @@ void layer_set_totals(const struct layer_set *set, struct layer_totals *out);
 
 /*
  * Make memfd (fd) a layer with one hold, which the caller ends by layer_put().
- * Takes (fd) over: it is closed on success and on failure. (npages) is what its
- * sender claims; the layer has as many as the kernel says, at least that.
+ * On success (fd) is closed; on failure it stays the caller's. (npages) is what
+ * its sender claims; the layer has as many as the kernel says, at least that.
  * Ids are not reused before 2^32 layers were made, and are never 0 or RUN_ZERO.
  *   -EINVAL  not a memfd of ordinary pages; size 0 or not page-aligned
  *   -EPERM   not sealed with exactly F_SEAL_WRITE|SHRINK|GROW|SEAL

@@ -22,10 +22,10 @@
 #define WIRE_SEALS                                                             \
 	(F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
-/* Room for the descriptors of a packet, aligned as the kernel wants it. */
+/* Room for the descriptors of a message, aligned as the kernel wants it. */
 union fd_space {
 	struct cmsghdr align;
-	unsigned char room[CMSG_SPACE(WIRE_FDS_MAX * sizeof(int))];
+	unsigned char room[CMSG_SPACE(WIRE_FDS_CAME * sizeof(int))];
 };
 
 static void put_fds(
@@ -103,7 +103,8 @@ static int check_packet(
 	if (n < sizeof(p->m) || p->m.magic != WIRE_MAGIC ||
 	    p->m.version != WIRE_VERSION)
 		return -EPROTO;
-	if (p->m.len > WIRE_PAYLOAD_MAX || p->m.len != n - sizeof(p->m))
+	if (p->nfds > WIRE_FDS_MAX || p->m.len > WIRE_PAYLOAD_MAX ||
+	    p->m.len != n - sizeof(p->m))
 		return -EPROTO;
 	return 0;
 }
@@ -135,11 +136,7 @@ int wire_recv(int sock, struct wire_packet *p)
 		return 0;
 	if (r == 0)
 		r = check_packet(p, &mh, (size_t)n);
-	if (r < 0) {
-		wire_close_fds(p);
-		return r;
-	}
-	return 1;
+	return r < 0 ? r : 1;
 }
 
 void wire_close_fds(struct wire_packet *p)

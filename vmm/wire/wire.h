@@ -26,7 +26,8 @@
 #define WIRE_MAGIC       0x4e524946u /* "FIRN" */
 #define WIRE_VERSION     1u
 #define WIRE_PAYLOAD_MAX 32768u
-#define WIRE_FDS_MAX     200u /* below the kernel's SCM_MAX_FD of 253 */
+#define WIRE_FDS_MAX     200u
+#define WIRE_FDS_CAME    253u /* the kernel's SCM_MAX_FD: it closes the rest */
 #define WIRE_REPLY       0x8000u
 #define WIRE_REPORT_MAX  16384u
 
@@ -318,7 +319,7 @@ _Static_assert(sizeof(struct wire_gdirty) == 80, "wire layout");
 struct wire_packet {
 	struct wire_msg m;
 	uint32_t nfds;
-	int fd[WIRE_FDS_MAX];
+	int fd[WIRE_FDS_CAME];
 	/* Aligned for any structure of this header. */
 	_Alignas(8) unsigned char payload[WIRE_PAYLOAD_MAX];
 };
@@ -333,8 +334,8 @@ int wire_send(int sock, const struct wire_msg *m, const void *payload,
 
 /*
  * Receive one packet into (p). Returns 1, 0 at the end of the stream, -EAGAIN,
- * -EPROTO (magic, version, length, truncation or too many descriptors; those
- * received are closed) or another errno.
+ * -EPROTO (magic, version, length, truncation or too many descriptors) or
+ * another errno. Whatever it returns, (p) owns the descriptors that came.
  */
 int wire_recv(int sock, struct wire_packet *p);
 
