@@ -12,6 +12,7 @@ static void emptied(struct place *p)
 	}
 	memset(p->now, 0, len_of(p));
 	p->severed = true;
+	p->shown = NULL; /* it is no view any more */
 }
 
 /* Some view shows a snapshot of (p): then it cannot be severed. */
