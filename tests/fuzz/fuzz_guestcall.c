@@ -231,7 +231,8 @@ static void check_space(const struct guest *g)
 
 	count_table(&n, g->as.pg.gpa, 39);
 	FUZZ_CHECK(g->as.frames.nfree == g->as.frames.npages - n.npages);
-	FUZZ_CHECK(g->as.areas.committed <= g->as.frames.npages);
+	FUZZ_CHECK(g->as.areas.committed + g->as.frames.nwhole * LEAF_NPAGES <=
+		   g->as.frames.npages);
 	for (size_t i = 0; i < g->as.areas.n; i++) {
 		FUZZ_CHECK(g->as.areas.v[i].start >= end);
 		FUZZ_CHECK(g->as.areas.v[i].end > g->as.areas.v[i].start);

@@ -52,6 +52,14 @@ for v in "" .musl; do
 	timeout 60 "$FIRN" run "$GUESTS/polls$v" <"$0" >"$T/out" 2>&1
 	is "polls$v" "$? $(cat "$T/out")" "0 "
 done
+# Memory that is used up is refused; nobody is ended for it.
+for v in "" .musl; do
+	for size in 10000 1000000 3200000 9000000; do
+		out=$(timeout 60 "$FIRN" run --mem 32M "$GUESTS/fill$v" $size \
+		    2>&1 </dev/null)
+		is "fill$v $size" "$? $out" "0 fill: full"
+	done
+done
 # nobody_reads STATUS PROGRAM ARG...: the status of what writes to a pipe then.
 nobody_reads() {
 	local want=$1

@@ -353,6 +353,7 @@ struct model {
 	uint64_t base;
 	bool mapped[MODEL_NPAGES];
 	uint32_t prot[MODEL_NPAGES];
+	bool promised[MODEL_NPAGES];
 	uint64_t value[MODEL_NPAGES];
 	struct shadow shadow[MODEL_NPAGES];
 };
@@ -471,23 +472,39 @@ static void model_range(
 	}
 	assert_int_equal(r, op >= 2 && !all ? -ENOMEM : 0);
 	for (uint32_t i = first; r == 0 && i < first + n; i++) {
-		if (op < 2)
+		if (op < 2) {
 			m->mapped[i] = op == 0;
-		if (op == 0 || op == 2)
+			m->promised[i] = false;
+		}
+		if (op == 0 || op == 2) {
 			m->prot[i] = prot;
+			m->promised[i] |= prot != 0;
+		}
 		if (op != 2)
 			m->value[i] = 0;
 	}
 	shadow_check(f, m);
 }
 
-static uint64_t model_committed(const struct model *m)
+/* Blocks are set aside whole; pages are promised until they are unmapped. */
+static void check_promised(const struct fake *f, const struct model *m)
 {
+	bool block[MODEL_NPAGES / LEAF_NPAGES] = {false};
+	uint64_t nblocks = 0;
 	uint64_t n = 0;
 
-	for (uint32_t i = 0; i < MODEL_NPAGES; i++)
-		n += m->mapped[i] && m->prot[i];
-	return n;
+	for (uint32_t i = 0; i < MODEL_NPAGES; i++) {
+		n += m->promised[i];
+		block[i / LEAF_NPAGES] |= m->mapped[i];
+	}
+	for (uint32_t i = 0; i < MODEL_NPAGES / LEAF_NPAGES; i++)
+		nblocks += block[i];
+	if (m->base == MODEL_SMALL)
+		nblocks = 0;
+	else
+		n = 0;
+	assert_int_equal(f->as.areas.committed, n);
+	assert_int_equal(f->as.frames.nwhole, nblocks);
 }
 
 static void run_model(uint64_t base)
@@ -516,7 +533,7 @@ static void run_model(uint64_t base)
 			model_write(&f, m, first, rnd(&s));
 		else
 			model_read(&f, m, first);
-		assert_int_equal(f.as.areas.committed, model_committed(m));
+		check_promised(&f, m);
 	}
 	for (uint32_t i = 0; i < MODEL_NPAGES; i++)
 		model_read(&f, m, i);
@@ -539,6 +556,104 @@ static void test_model_large(void **state)
 	run_model(MODEL_LARGE);
 }
 
+/* --- what was promised is there ------------------------------------------- */
+
+#define RANGES_MAX 200u
+
+struct range {
+	uint64_t va;
+	uint64_t npages; /* 0: none */
+	uint32_t prot;
+};
+
+/* Whatever may be touched can be. */
+static void touch_all(struct fake *f, const struct range *v)
+{
+	for (uint32_t i = 0; i < RANGES_MAX; i++)
+		for (uint64_t p = 0; v[i].prot && p < v[i].npages; p++)
+			assert_int_equal(
+			    as_touch(&f->as, v[i].va + p * PAGE_SIZE, AS_R), 0);
+}
+
+static uint64_t pick_npages(uint64_t *s)
+{
+	switch (rnd(s) % 4) {
+	case 0:
+		return LEAF_NPAGES / 2 + rnd(s) % (5 * LEAF_NPAGES);
+	case 1:
+		return 1 + rnd(s) % LEAF_NPAGES;
+	default:
+		return 1 + rnd(s) % 40;
+	}
+}
+
+static void change_range(struct fake *f, struct range *v, uint64_t *s)
+{
+	uint64_t cut = 1 + rnd(s) % v->npages;
+	uint32_t prot = rnd(s) % 3 ? AS_R | AS_W : 0;
+	int r = 0;
+
+	switch (rnd(s) % 3) {
+	case 0: /* its end goes */
+		v->npages -= cut;
+		r = as_unmap(
+		    &f->as, v->va + v->npages * PAGE_SIZE, cut * PAGE_SIZE);
+		assert_int_equal(r, 0);
+		break;
+	case 1:
+		r = as_protect(&f->as, v->va, v->npages * PAGE_SIZE, prot);
+		if (r == 0)
+			v->prot = prot;
+		break;
+	default:
+		cut = rnd(s) % v->npages;
+		if (v->prot)
+			r = as_touch(&f->as, v->va + cut * PAGE_SIZE, AS_R);
+		assert_int_equal(r, 0);
+		break;
+	}
+	assert_true(r == 0 || r == -ENOMEM);
+}
+
+/* A stack that is touched now and then must not take what others may touch. */
+static void test_promises(void **state)
+{
+	static struct range v[RANGES_MAX];
+	uint64_t stack = AS_STACK_TOP - AS_STACK_LEN;
+	uint64_t seed = 0x9e3779b9 + (uint64_t)getpid();
+	uint64_t s = seed;
+	uint32_t refused = 0;
+	struct fake f;
+	struct as_ops ops = fake_ops(&f);
+
+	(void)state;
+	print_message("seed %#llx\n", (unsigned long long)seed);
+	fake_init(&f, &ops);
+	assert_int_equal(
+	    as_map_fixed(&f.as, stack, AS_STACK_LEN, AS_R | AS_W, true), 0);
+	for (uint32_t i = 0; i < 20000; i++) {
+		struct range *a = &v[rnd(&s) % RANGES_MAX];
+
+		if (a->npages) {
+			change_range(&f, a, &s);
+			continue;
+		}
+		a->prot = rnd(&s) % 8 ? AS_R | AS_W : 0;
+		a->npages = pick_npages(&s);
+		if (as_map(&f.as, 0, a->npages * PAGE_SIZE, a->prot, &a->va) <
+		    0) {
+			a->npages = 0;
+			refused++;
+			(void)as_touch(
+			    &f.as, stack + rnd(&s) % AS_STACK_LEN, AS_W);
+			touch_all(&f, v);
+		}
+	}
+	touch_all(&f, v);
+	assert_true(refused > 0);
+	fake_fini(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -551,6 +666,7 @@ int main(void)
 	    cmocka_unit_test(test_forget_fails),
 	    cmocka_unit_test(test_model_small),
 	    cmocka_unit_test(test_model_large),
+	    cmocka_unit_test(test_promises),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -102,17 +102,24 @@ uint64_t areas_gap(
 
 /* --- what is promised ----------------------------------------------------- */
 
-static uint64_t promise(const struct as_area *a)
+/* Pages of the range that are not set aside in blocks. */
+static uint64_t countable(const struct areas *s, uint64_t start, uint64_t end)
 {
-	if (a->stack || a->prot == 0)
-		return 0;
-	return (a->end - a->start) / PAGE_SIZE;
+	uint64_t from = max64(start, s->blocks_start);
+	uint64_t to = min64(end, s->blocks_end);
+	uint64_t inside = to > from ? to - from : 0;
+
+	return (end - start - inside) / PAGE_SIZE;
 }
 
-/* Pages that [start, end) takes of what is promised already. */
-static uint64_t promised_in(const struct areas *s, uint64_t start, uint64_t end)
+static uint64_t promise(const struct areas *s, const struct as_area *a)
 {
-	uint64_t n = 0;
+	return a->promised ? countable(s, a->start, a->end) : 0;
+}
+
+uint64_t areas_unpromised(const struct areas *s, uint64_t start, uint64_t end)
+{
+	uint64_t n = countable(s, start, end);
 
 	for (size_t i = area_at(s, start); i < s->n && s->v[i].start < end;
 	     i++) {
@@ -120,19 +127,9 @@ static uint64_t promised_in(const struct areas *s, uint64_t start, uint64_t end)
 
 		a.start = max64(a.start, start);
 		a.end = min64(a.end, end);
-		n += promise(&a);
+		n -= promise(s, &a);
 	}
 	return n;
-}
-
-int areas_may_commit(const struct areas *s, uint64_t start, uint64_t end,
-    uint32_t prot, uint64_t npages)
-{
-	uint64_t n = prot ? (end - start) / PAGE_SIZE : 0;
-
-	if (s->committed - promised_in(s, start, end) + n > npages)
-		return -ENOMEM;
-	return 0;
 }
 
 /* --- changing ------------------------------------------------------------- */
@@ -161,7 +158,7 @@ static void area_put(struct areas *s, size_t i, struct as_area a)
 	memmove(&s->v[i + 1], &s->v[i], (s->n - i) * sizeof(s->v[0]));
 	s->v[i] = a;
 	s->n++;
-	s->committed += promise(&a);
+	s->committed += promise(s, &a);
 }
 
 static struct as_area area_take(struct areas *s, size_t i)
@@ -170,13 +167,14 @@ static struct as_area area_take(struct areas *s, size_t i)
 
 	s->n--;
 	memmove(&s->v[i], &s->v[i + 1], (s->n - i) * sizeof(s->v[0]));
-	s->committed -= promise(&a);
+	s->committed -= promise(s, &a);
 	return a;
 }
 
 static bool area_joins(const struct as_area *a, const struct as_area *b)
 {
-	return a->end == b->start && a->prot == b->prot && a->stack == b->stack;
+	return a->end == b->start && a->prot == b->prot &&
+	       a->stack == b->stack && a->promised == b->promised;
 }
 
 void areas_add(struct areas *s, struct as_area a)

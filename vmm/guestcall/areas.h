@@ -4,7 +4,8 @@
  * there. Says nothing of the memory behind them.
  *
  * Ascending, disjoint, joined where they can be; of them a count of the pages
- * that were promised. Ranges are [start, end), of whole pages.
+ * that were promised. An area stays promised while it may not be touched, as
+ * what was written there is kept. Ranges are [start, end), of whole pages.
  *
  * Threads:  the caller's lock.
  */
@@ -23,15 +24,20 @@ struct as_area {
 	uint64_t start;
 	uint64_t end;
 	uint32_t prot; /* enum as_prot; W and X never both */
-	bool stack;    /* not counted as committed */
+	bool stack;    /* promised as it is touched */
+	bool promised; /* there will be memory for it, or is */
 };
 
 /* All zero: none. */
 struct areas {
+	/* Memory for this range is set aside when it is mapped, and not counted
+	 * here. */
+	uint64_t blocks_start;
+	uint64_t blocks_end;
 	struct as_area *v;
 	size_t n;
 	size_t cap;
-	uint64_t committed; /* pages of areas that may be touched */
+	uint64_t committed; /* promised pages */
 };
 
 void areas_fini(struct areas *s);
@@ -47,10 +53,8 @@ uint32_t areas_prot(const struct areas *s, uint64_t start, uint64_t end);
 uint64_t areas_gap(
     const struct areas *s, uint64_t len, uint64_t bottom, uint64_t top);
 
-/* May all of the range have (prot), of (npages) that there are? 0 or -ENOMEM.
- */
-int areas_may_commit(const struct areas *s, uint64_t start, uint64_t end,
-    uint32_t prot, uint64_t npages);
+/* Pages that will be committed besides if all of the range is promised. */
+uint64_t areas_unpromised(const struct areas *s, uint64_t start, uint64_t end);
 /* Make sure that (n) more areas fit, so that what follows cannot fail.
  * -ENOMEM (also where there would be more than AS_AREAS_MAX). */
 int areas_room(struct areas *s, size_t n);

@@ -36,6 +36,9 @@ int as_init(
 {
 	*as = (struct aspace){.ops = ops, .ram_gpa = m->ram_gpa};
 	pg_init(&as->pg, m->tables, m->tables_gpa, m->ntables);
+	as->areas.blocks_start = AS_LARGE_MIN;
+	as->areas.blocks_end =
+	    AS_LARGE_MIN + leaf_up(m->ram_npages * PAGE_SIZE);
 	return frames_init(&as->frames, m->ram_npages);
 }
 
@@ -67,11 +70,24 @@ static bool range_ok(uint64_t va, uint64_t len)
 	return end <= FIRN_WINDOW || va >= AS_WINDOW_END;
 }
 
+/* Is there memory for (npages) and (nblocks) more than was promised? */
+static bool may_promise(
+    const struct aspace *as, uint64_t npages, uint64_t nblocks)
+{
+	uint64_t n = as->areas.committed + npages +
+		     (as->frames.nwhole + nblocks) * LEAF_NPAGES;
+
+	return n <= as->frames.npages;
+}
+
 /* --- what programs ask ---------------------------------------------------- */
 
 int as_map_fixed(
     struct aspace *as, uint64_t va, uint64_t len, uint32_t prot, bool stack)
 {
+	bool promised = prot && !stack;
+	int64_t nblocks;
+	uint64_t npages;
 	int r;
 
 	if (!range_ok(va, len))
@@ -80,22 +96,23 @@ int as_map_fixed(
 	    entries_wx(as, va, va + len, prot))
 		return -EACCES;
 	r = areas_room(&as->areas, 2);
-	if (r == 0 && !stack)
-		r = areas_may_commit(
-		    &as->areas, va, va + len, prot, as->frames.npages);
-	if (r == 0 && !entries_may_reserve(as, va, va + len))
-		r = -ENOMEM;
 	if (r < 0)
 		return r;
+	npages = promised ? areas_unpromised(&as->areas, va, va + len) : 0;
+	nblocks = entries_to_reserve(as, va, va + len);
+	if (nblocks < 0 || !may_promise(as, npages, (uint64_t)nblocks))
+		return -ENOMEM;
 	if (as_used(as, va, len)) {
 		areas_cut(&as->areas, va, va + len);
 		r = entries_drop(as, va, va + len);
 		if (r < 0)
 			return r;
 	}
-	areas_add(&as->areas,
-	    (struct as_area){
-		.start = va, .end = va + len, .prot = prot, .stack = stack});
+	areas_add(&as->areas, (struct as_area){.start = va,
+				  .end = va + len,
+				  .prot = prot,
+				  .stack = stack,
+				  .promised = promised});
 	entries_reserve(as, va, va + len);
 	return entries_settle(as, va, va + len, prot);
 }
@@ -113,10 +130,11 @@ static bool is_worth_blocks(uint64_t len)
 /* Where a mapping goes that names no address. */
 static uint64_t choose_va(const struct aspace *as, uint64_t len, uint32_t prot)
 {
+	uint64_t nblocks = leaf_up(len) / LEAF_SIZE;
+
 	/* Reservations (PROT_NONE) are opened piecemeal: no blocks for them. */
-	if (prot && is_worth_blocks(len)) {
-		int64_t chunk =
-		    frames_find_chunks(&as->frames, leaf_up(len) / LEAF_SIZE);
+	if (prot && is_worth_blocks(len) && may_promise(as, 0, nblocks)) {
+		int64_t chunk = frames_find_chunks(&as->frames, nblocks);
 
 		if (chunk >= 0)
 			return AS_LARGE_MIN + (uint64_t)chunk * LEAF_SIZE;
@@ -169,17 +187,17 @@ int as_protect(struct aspace *as, uint64_t va, uint64_t len, uint32_t prot)
 	if (!areas_cover(&as->areas, va, end))
 		return -ENOMEM;
 	r = areas_room(&as->areas, 2);
-	if (r == 0)
-		r = areas_may_commit(
-		    &as->areas, va, end, prot, as->frames.npages);
 	if (r < 0)
 		return r;
+	if (prot && !may_promise(as, areas_unpromised(&as->areas, va, end), 0))
+		return -ENOMEM;
 	while (start < end) {
 		struct as_area a = *as_find(as, start);
 
 		a.start = start;
 		a.end = min64(a.end, end);
 		a.prot = prot;
+		a.promised = a.promised || prot;
 		start = a.end;
 		areas_cut(&as->areas, a.start, a.end);
 		areas_add(&as->areas, a);
@@ -296,6 +314,24 @@ static int touch_window(struct aspace *as, uint64_t va, uint32_t access)
 	    PTE_FRAME | entry_bits(AS_R | (readonly ? 0 : AS_W)));
 }
 
+/* The stack is touched at (va): from now on what comes with it is promised. */
+static int promise_stack(struct aspace *as, uint64_t va)
+{
+	struct as_area a = *as_find(as, va);
+	int r = areas_room(&as->areas, 2);
+
+	if (r < 0)
+		return r;
+	a.start = va;
+	a.end = min64(a.end, entries_around(va));
+	a.promised = true;
+	if (!may_promise(as, (a.end - a.start) / PAGE_SIZE, 0))
+		return -ENOMEM;
+	areas_cut(&as->areas, a.start, a.end);
+	areas_add(&as->areas, a);
+	return 0;
+}
+
 int as_touch(struct aspace *as, uint64_t va, uint32_t access)
 {
 	const struct as_area *a;
@@ -312,7 +348,16 @@ int as_touch(struct aspace *as, uint64_t va, uint32_t access)
 		return -EACCES;
 	va &= ~(PAGE_SIZE - 1);
 	pte = pg_find(&as->pg, va, &len);
-	return pte ? 0 : entries_bring(as, a, va);
+	if (pte)
+		return 0;
+	if (!a->promised) {
+		int r = promise_stack(as, va);
+
+		if (r < 0)
+			return r;
+		a = as_find(as, va);
+	}
+	return entries_bring(as, a, va);
 }
 
 int as_peek(struct aspace *as, uint64_t va, uint64_t *gpa, uint64_t *room)

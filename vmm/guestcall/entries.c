@@ -201,8 +201,10 @@ bool entries_wx(struct aspace *as, uint64_t start, uint64_t end, uint32_t prot)
 	return false;
 }
 
-bool entries_may_reserve(struct aspace *as, uint64_t start, uint64_t end)
+int64_t entries_to_reserve(struct aspace *as, uint64_t start, uint64_t end)
 {
+	int64_t n = 0;
+
 	for (uint64_t slot = leaf_down(start); slot < end; slot += LEAF_SIZE) {
 		uint64_t *pde;
 
@@ -210,12 +212,14 @@ bool entries_may_reserve(struct aspace *as, uint64_t start, uint64_t end)
 			continue;
 		pde = pg_pde(&as->pg, slot, true);
 		if (!pde)
-			return false;
-		if (!(*pde & (PTE_FRAME | PTE_RESERVED)) &&
-		    !frames_chunk_free(&as->frames, chunk_of(slot)))
-			return false;
+			return -ENOMEM;
+		if (*pde & (PTE_FRAME | PTE_RESERVED))
+			continue;
+		if (!frames_chunk_free(&as->frames, chunk_of(slot)))
+			return -ENOMEM;
+		n++;
 	}
-	return true;
+	return n;
 }
 
 void entries_reserve(struct aspace *as, uint64_t start, uint64_t end)
@@ -274,15 +278,18 @@ static int touch_leaf(struct aspace *as, uint64_t va, uint64_t *pde)
 	return 0;
 }
 
+uint64_t entries_around(uint64_t va)
+{
+	return (va & ~(AS_AROUND * PAGE_SIZE - 1)) + AS_AROUND * PAGE_SIZE;
+}
+
 /* Pages from (va) on to bring at once: in the area, in the aligned group of
  * AS_AROUND, not there yet. */
 static uint32_t around(struct aspace *as, const struct as_area *a, uint64_t va)
 {
-	uint64_t end =
-	    (va & ~(AS_AROUND * PAGE_SIZE - 1)) + AS_AROUND * PAGE_SIZE;
+	uint64_t end = min64(entries_around(va), a->end);
 	uint32_t n = 0;
 
-	end = min64(end, a->end);
 	for (; va < end; va += PAGE_SIZE, n++) {
 		uint64_t *pte = pg_pte(&as->pg, va, false);
 

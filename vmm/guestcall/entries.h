@@ -20,9 +20,10 @@ uint64_t entry_bits(uint32_t prot);
 /* Would a 2 MiB block become writable and executable if [start, end) had
  * (prot)? */
 bool entries_wx(struct aspace *as, uint64_t start, uint64_t end, uint32_t prot);
-/* May all slots of the large zone in [start, end) be used? */
-bool entries_may_reserve(struct aspace *as, uint64_t start, uint64_t end);
-/* Set their blocks aside; entries_may_reserve() said that it can be done. */
+/* Blocks to set aside so that all slots of the large zone in [start, end) can
+ * be used; -ENOMEM: they cannot be. */
+int64_t entries_to_reserve(struct aspace *as, uint64_t start, uint64_t end);
+/* Set them aside; entries_to_reserve() said that it can be done. */
 void entries_reserve(struct aspace *as, uint64_t start, uint64_t end);
 
 /* The areas of [start, end) are gone. Goes on to the end whatever happens: the
@@ -36,6 +37,8 @@ int entries_sync(
 int entries_settle(
     struct aspace *as, uint64_t start, uint64_t end, uint32_t prot);
 
+/* Where what a touch of (va) may bring with it ends, unless the area does. */
+uint64_t entries_around(uint64_t va);
 /* What is behind (va) of area (a), which has none. -ENOMEM, -EFAULT. */
 int entries_bring(struct aspace *as, const struct as_area *a, uint64_t va);
 

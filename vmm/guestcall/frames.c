@@ -117,6 +117,7 @@ void frames_take_chunk(struct frames *f, uint64_t chunk, bool *old)
 		c->ever[w] = UINT64_MAX;
 	}
 	c->whole = true;
+	f->nwhole++;
 	f->nfree -= LEAF_NPAGES;
 }
 
@@ -142,6 +143,7 @@ void frames_give(struct frames *f, uint64_t page, uint64_t n)
 void frames_give_chunk(struct frames *f, uint64_t chunk)
 {
 	f->chunk[chunk].whole = false;
+	f->nwhole--;
 	f->nfree += LEAF_NPAGES;
 	lower(&f->low_free, (uint32_t)chunk);
 }

@@ -25,6 +25,7 @@ struct frames {
 	uint64_t npages;
 	uint64_t nfree;
 	uint32_t nchunks;
+	uint32_t nwhole;    /* chunks in use as blocks */
 	uint32_t low_small; /* no chunk in use by pages below has room */
 	uint32_t low_free;  /* no chunk below is free */
 	struct frames_chunk *chunk;
