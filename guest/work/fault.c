@@ -57,6 +57,11 @@ static void do_text(const char *arg)
 	*(volatile char *)(uintptr_t)do_text = 1;
 }
 
+static void do_call_null(const char *arg)
+{
+	((void (*)(void))null)();
+}
+
 static void do_exec(const char *arg)
 {
 	static char data[16] = "\xc3";
@@ -244,6 +249,7 @@ static const struct {
     {"kernel", do_kernel},
     {"write-text", do_text},
     {"exec-data", do_exec},
+    {"call-null", do_call_null},
     {"stack-overflow", do_stack},
     {"div0", do_div0},
     {"ud2", do_ud2},

@@ -52,8 +52,8 @@ refused "two segments of one name" 1 "" "${R[@]}" --segment a=4K \
 refused "an unknown snapshot" 1 "none" "${R[@]}" --give a=none "$GUESTS/hello"
 
 for kind in null wild read noncanonical window kernel write-text exec-data \
-    stack-overflow div0 ud2 guard freed readonly port-read ldt code32 beyond \
-    beyond-again; do
+    call-null stack-overflow div0 ud2 guard freed readonly port-read ldt \
+    code32 beyond beyond-again; do
 	timeout 60 "${R[@]}" "$GUESTS/fault" "$kind" >"$T/out" 2>"$T/err" \
 	    </dev/null
 	is "fault $kind: status" $? 139
@@ -77,6 +77,14 @@ faulted code32 '(general protection fault|undefined instruction)' ljmp
 faulted beyond 'write to the window, .* address 0x[0-9a-f]+$' \
     'mov byte ptr .*, 7$'
 faulted beyond-again 'write to the window, .* before rip$' ''
+# known KIND: the address and whether there are registers.
+known() {
+	timeout 60 "${R[@]}" --json "$GUESTS/fault" "$1" </dev/null 2>/dev/null |
+	    jq -c '.report | [.address, (.registers | length), (.rip | type)]'
+}
+is "a call of null: address and registers" "$(known call-null)" \
+    '[0,17,"number"]'
+is "a division by 0 has no address" "$(known div0)" '[null,17,"number"]'
 "${R[@]}" "$GUESTS/fault" scattered >"$T/out" 2>"$T/err" </dev/null
 is "more page tables than there are: status" $? 137
 like "and the reason" "$(cat "$T/err")" 'ended: out of page tables: .* 16128$'

@@ -134,7 +134,7 @@ void report_print(const char *who, json_t *report)
 	out_text(stderr, json_str(report, "why"));
 	(void)fputc('\n', stderr);
 	/* A guest that ended itself has no place where it faulted. */
-	if (!json_u64(report, "rip") && !*json_str(report, "code"))
+	if (!json_object_get(report, "registers"))
 		return;
 	field(report, "rip", "rip:");
 	field(report, "address", "address:");

@@ -88,7 +88,7 @@ static const struct ctl_param list_results[] = {
 
 static const struct ctl_param report_fields[] = {STR("why", "in one line"),
     STR("text", "in full"), SIZE_OPT("rip", "of the fault"),
-    SIZE_OPT("address", "that faulted, or 0"),
+    SIZE_OPT("address", "that was touched"),
     SIZE_OPT("segment", "that was hit"), SIZE_OPT("snapshot", "that was hit"),
     STR_OPT("code", "bytes at rip, hexadecimal"),
     {.name = "registers",

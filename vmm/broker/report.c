@@ -5,8 +5,8 @@
 
 #include "vmm/broker/internal.h"
 
-/* Where a fault was and what the registers held. */
-static void fault_json(json_t *r, const struct wire_exited *x)
+/* What the registers held and what was at rip. */
+static void regs_json(json_t *r, const struct wire_exited *x)
 {
 	static const char *const reg[16] = {"rax", "rbx", "rcx", "rdx", "rsi",
 	    "rdi", "rsp", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
@@ -24,10 +24,18 @@ static void fault_json(json_t *r, const struct wire_exited *x)
 	(void)json_object_set_new(
 	    regs, "rflags", json_integer((json_int_t)x->rflags));
 	(void)json_object_set_new(r, "rip", json_integer((json_int_t)x->rip));
-	(void)json_object_set_new(
-	    r, "address", json_integer((json_int_t)x->address));
 	(void)json_object_set_new(r, "code", json_string(code));
 	(void)json_object_set_new(r, "registers", regs);
+}
+
+/* As far as it is known. */
+static void fault_json(json_t *r, const struct wire_exited *x)
+{
+	if (x->known & WIRE_KNOWN_REGS)
+		regs_json(r, x);
+	if (x->known & WIRE_KNOWN_ADDRESS)
+		(void)json_object_set_new(
+		    r, "address", json_integer((json_int_t)x->address));
 	if (x->segment != UINT32_MAX)
 		(void)json_object_set_new(
 		    r, "segment", json_integer(x->segment));

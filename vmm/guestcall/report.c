@@ -166,6 +166,7 @@ static void take_regs(
 	end->x.regs[6] = rp->rsp;
 	end->x.rflags = rp->rflags;
 	end->x.rip = rp->rip;
+	end->x.known |= WIRE_KNOWN_REGS;
 }
 
 static void say_regs(struct guest_end *end)
@@ -193,7 +194,10 @@ void report_fault(struct guest *g, const struct cpu_regs *r,
 	end->x.status = rp->status;
 	end->x.reason = WIRE_EXIT_FAULT;
 	end->x.segment = UINT32_MAX;
-	end->x.address = rp->has_address ? rp->address : 0;
+	if (rp->has_address) {
+		end->x.known |= WIRE_KNOWN_ADDRESS;
+		end->x.address = rp->address;
+	}
 	say_why(g, rp, end);
 	if (rp->regs_lost)
 		return;

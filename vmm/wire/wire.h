@@ -244,10 +244,12 @@ struct wire_exited {
 	int32_t status;  /* as a shell would give: 0..255 */
 	uint32_t reason; /* enum wire_exit_reason */
 	uint64_t rip;
-	uint64_t address; /* that faulted, or 0 */
+	uint64_t address; /* that faulted */
 	uint64_t snapshot;
 	uint32_t segment; /* UINT32_MAX: none */
+	uint32_t known;   /* of a fault: enum wire_known */
 	uint32_t ncode;
+	uint32_t pad;
 	uint8_t code[16];  /* bytes at rip, for the client to disassemble */
 	uint64_t regs[16]; /* rax rbx rcx rdx rsi rdi rsp rbp r8..r15 */
 	uint64_t rflags;
@@ -259,6 +261,11 @@ enum wire_exit_reason {
 	WIRE_EXIT_FAULT = 1,   /* with a report */
 	WIRE_EXIT_KILLED = 2,
 	WIRE_EXIT_REFUSED = 3, /* never ran: bad program, no memory */
+};
+
+enum wire_known {
+	WIRE_KNOWN_REGS = 1, /* rip, code, regs, rflags */
+	WIRE_KNOWN_ADDRESS = 2,
 };
 
 struct wire_gfreeze {
@@ -311,7 +318,7 @@ _Static_assert(sizeof(struct wire_step) == 32, "wire layout");
 _Static_assert(sizeof(struct wire_frozen) == 192, "wire layout");
 _Static_assert(sizeof(struct wire_map) == 104, "wire layout");
 _Static_assert(sizeof(struct wire_relay) == 24, "wire layout");
-_Static_assert(sizeof(struct wire_exited) == 208, "wire layout");
+_Static_assert(sizeof(struct wire_exited) == 216, "wire layout");
 _Static_assert(sizeof(struct wire_gdirty) == 80, "wire layout");
 
 /* A packet as received: the owner closes the descriptors with
