@@ -58,6 +58,10 @@ works "the monitor is gone" until_true 10 gone "$pid"
 "$FIRN" wait w --json >"$T/wait" 2>&1
 is "wait after or before the end" "$(jq -c '[.status, .reason]' "$T/wait")" \
     '[7,"exit"]'
+"$FIRN" run --detach "$GUESTS/waits" >"$T/id" 2>/dev/null </dev/null
+id=$(cat "$T/id")
+works "one without a name is told by its id" "$FIRN" kill "$id"
+is "which is that of no other" "$("$FIRN" wait "$id")" "137 killed"
 "$FIRN" run --detach --name e "$GUESTS/enosys" >/dev/null 2>&1 </dev/null
 works "wait for the last of them" "$FIRN" wait e
 is "what it called and took stays known" "$("$FIRN" ps --json | jq -c \

@@ -2,6 +2,7 @@
 /* run: launch a program as a guest, and wait for it unless detached. */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -249,11 +250,15 @@ static int attached(struct cli *c, const struct args *a, uint64_t vm)
 	return ret;
 }
 
+/* What the other commands may call it. */
 static int detached(struct cli *c, const json_t *r)
 {
 	if (c->json)
 		return out_json(r);
-	out_text(stdout, json_str(r, "name"));
+	if (*json_str(r, "name"))
+		out_text(stdout, json_str(r, "name"));
+	else
+		(void)printf("%" PRIu64, json_u64(r, "vm"));
 	(void)putchar('\n');
 	return EX_OK;
 }
