@@ -174,6 +174,21 @@ for v in "" .musl; do
 	works "freeze_self$v" "$FIRN" run "$GUESTS/freeze_self$v" $((n / 4))
 	works "what its calls refuse$v" "$FIRN" run "$GUESTS/refused$v"
 done
+long=$(printf '%050d' 0)x
+works "of a long name" "$FIRN" run --name "$long" "$GUESTS/freeze_self" 4
+is "what it froze has both names" "$("$FIRN" show "$long/self.1" --json |
+    jq -r .origin | cut -d: -f1)" "$long"
+long=$(printf '%062d' 0)x
+works "of a longer name" "$FIRN" run --name "$long" "$GUESTS/freeze_self" 4
+is "both are too long for one: what it froze ends with it" "$("$FIRN" \
+    snapshots --json | jq -c '[.snapshots[] | select(.name |
+    startswith("'"${long:0:31}"'/"))]')" "[]"
+"$FIRN" run --json --detach "$GUESTS/freeze_self" 4 >"$T/self" 2>/dev/null \
+    </dev/null
+id=$(jq .vm "$T/self")
+"$FIRN" wait "$id" >/dev/null
+like "of no name: it is named by its id" "$("$FIRN" show "$id/self.2" --json |
+    jq -r .origin)" "^$id:."
 
 # --- show: what nobody else has ---------------------------------------------------
 # Of few pages many are written again at once.

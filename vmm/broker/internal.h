@@ -167,6 +167,8 @@ int link_flush(struct link *l);
 /* --- vm.c: VMs -------------------------------------------------------------
  */
 struct bvm *vm_by_id(struct broker *b, uint64_t id);
+/* What (vm) is called: its name, or its id where it has none. */
+void vm_label(const struct bvm *vm, char out[FIRN_NAME_MAX]);
 struct bvm *vm_find(
     struct broker *b, struct home *h, const char *ref, struct err *e);
 /* Parameter "vm" of (rq), in a state that lets it be asked; else NULL and (rq)
@@ -313,9 +315,9 @@ void freeze(struct broker *b, struct asker a, struct bvm *vm, struct bplace *p,
 
 /*
  * What a guest froze under a name is its owner's as well, as VM/NAME: the owner
- * could freeze the same memory at will. Left out where the name is taken, and
- * after GRANTS_MAX, so that a guest cannot fill its owner's table; and what is
- * owned has one capability only.
+ * could freeze the same memory at will. Left out where the name is taken or
+ * both are too long for one, and after GRANTS_MAX, so that a guest cannot fill
+ * its owner's table; and what is owned has one capability only.
  */
 void grant_owner(
     struct bvm *vm, struct snap *s, uint32_t rights, const char *name);

@@ -445,15 +445,14 @@ static void freeze_answer(struct broker *b, struct freeze_op *op,
 void grant_owner(
     struct bvm *vm, struct snap *s, uint32_t rights, const char *name)
 {
-	char full[FIRN_NAME_MAX];
+	char label[FIRN_NAME_MAX];
+	char full[FIRN_NAME_MAX * 2];
 
+	vm_label(vm, label);
+	(void)snprintf(full, sizeof(full), "%s/%.63s", label, name);
 	if (s->owned != 0 || name[0] == '\0' || vm->ngrants >= GRANTS_MAX ||
-	    strlen(vm->name) + strlen(name) + 2 > sizeof(full))
+	    strlen(full) >= FIRN_NAME_MAX)
 		return;
-	(void)snprintf(full, sizeof(full), "%.31s/%.31s", vm->name, name);
-	if (vm->name[0] == '\0')
-		(void)snprintf(
-		    full, sizeof(full), "%" PRIu64 "/%.31s", vm->id, name);
 	if (snap_grant(s, &vm->home->caps, rights, full, NULL) >= 0)
 		vm->ngrants++;
 }
@@ -465,9 +464,11 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
 {
 	struct cap_table *t = asker_caps(b, &op->a);
 	struct snap *s = snap_new(b, l->map, p->lineage, e);
+	char label[FIRN_NAME_MAX];
 
 	if (s == NULL)
 		return NULL;
+	vm_label(vm, label);
 	s->origin_vm = vm->id;
 	s->origin_segment = p->id;
 	kin_descend(s->kin, l->kin, p->lay_id);
@@ -480,7 +481,7 @@ static struct snap *freeze_issue(struct broker *b, struct bvm *vm,
 	s->owned = l->owned;
 	s->private_history = (p->flags & FIRN_SEG_PRIVATE) != 0;
 	(void)snprintf(
-	    s->origin, sizeof(s->origin), "%.63s:%.63s", vm->name, p->name);
+	    s->origin, sizeof(s->origin), "%s:%.63s", label, p->name);
 	if (t == NULL)
 		*cap = err_set(e, -ESRCH, "nobody is left to hold it");
 	else

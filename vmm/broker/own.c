@@ -114,6 +114,8 @@ int own_seal(
 int sever_check(struct broker *b, const struct bvm *vm, const struct bplace *p,
     struct err *e)
 {
+	char label[FIRN_NAME_MAX];
+
 	if (p->flags & FIRN_SEG_TRACKED)
 		return err_set(e, -EPERM,
 		    "'%.64s' is tracked, and what is severed has no reads "
@@ -123,13 +125,15 @@ int sever_check(struct broker *b, const struct bvm *vm, const struct bplace *p,
 		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++) {
 			const struct snap *s = v->place[i].shown;
 
-			if (v->place[i].used && s != NULL &&
-			    s->origin_vm == vm->id &&
-			    s->origin_segment == p->id)
-				return err_set(e, -EBUSY,
-				    "VM '%.63s' shows a snapshot of it as "
-				    "'%.63s'; unmap that first",
-				    v->name, v->place[i].name);
+			if (!v->place[i].used || s == NULL ||
+			    s->origin_vm != vm->id ||
+			    s->origin_segment != p->id)
+				continue;
+			vm_label(v, label);
+			return err_set(e, -EBUSY,
+			    "VM '%s' shows a snapshot of it as '%.63s'; unmap "
+			    "that first",
+			    label, v->place[i].name);
 		}
 	return 0;
 }

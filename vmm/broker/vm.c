@@ -36,6 +36,14 @@ struct bvm *vm_by_id(struct broker *b, uint64_t id)
 	return vm;
 }
 
+void vm_label(const struct bvm *vm, char out[FIRN_NAME_MAX])
+{
+	if (vm->name[0] != '\0')
+		(void)snprintf(out, FIRN_NAME_MAX, "%s", vm->name);
+	else
+		(void)snprintf(out, FIRN_NAME_MAX, "%" PRIu64, vm->id);
+}
+
 struct bvm *vm_find(
     struct broker *b, struct home *h, const char *ref, struct err *e)
 {
