@@ -84,6 +84,33 @@ ended export export s0 "$T/made/image"
 ended graph graph
 ended dirty dirty v:0 --cursor c --bitmap "$T/made/bitmap"
 is "nothing is left of them" "$(ls -A "$T/made")" ""
+
+# More clients than the socket keeps: the last ones wait to be connected.
+sleeps() { # and is no shell any more
+	[ "$(cat "/proc/$1/comm")" = firn ] &&
+	    grep -q '^State:.*S' "/proc/$1/status"
+}
+crowd=()
+for _ in $(seq 80); do
+	"$FIRN" ps >/dev/null 2>&1 </dev/null &
+	crowd+=($!)
+done
+for client in "${crowd[@]}"; do
+	until_true 10 sleeps "$client"
+done
+for v in "run $GUESTS/hello" "export s0 $T/made/image" graph; do
+	# shellcheck disable=SC2086
+	"$FIRN" $v >/dev/null 2>&1 </dev/null &
+	client=$!
+	until_true 10 sleeps $client
+	kill -TERM $client
+	until_true 10 gone $client || kill -9 $client
+	wait $client 2>/dev/null
+	is "${v%% *} of a daemon that takes nobody: TERM" $? 143
+done
+is "nothing is left of these" "$(ls -A "$T/made")" ""
+kill "${crowd[@]}"
+wait "${crowd[@]}" 2>/dev/null
 kill -CONT $daemon_pid
 
 attached m m

@@ -101,11 +101,27 @@ out:
 	return ret;
 }
 
+/*
+ * connect(2) waits for a service that accepts nobody, and looks at no signalfd
+ * meanwhile. Nothing has been made yet, so a signal may end us as it does who
+ * takes none.
+ */
+static int connect_daemon(struct cli *c, struct firn_error *e)
+{
+	sigset_t taken;
+	int ret;
+
+	(void)sigprocmask(SIG_SETMASK, c->old_mask, &taken);
+	ret = firn_connect(c->socket, &c->conn, e);
+	(void)sigprocmask(SIG_SETMASK, &taken, NULL);
+	return ret;
+}
+
 static int connect_as(struct cli *c, enum link_kind kind)
 {
 	struct firn_error e;
 	char path[PATH_MAX];
-	int ret = firn_connect(c->socket, &c->conn, &e);
+	int ret = connect_daemon(c, &e);
 
 	if (!ret)
 		return 0;
