@@ -50,6 +50,9 @@ static void test_names(void **state)
 	    firn_dirty(x->c, "v", bad, "c", 0, &p, &x->e), -EINVAL);
 	assert_int_equal(firn_touched(x->c, "v", bad, &p, &p, &x->e), -EINVAL);
 	assert_int_equal(firn_open_snapshot(x->c, bad, &s, &x->e), -EINVAL);
+	assert_int_equal(
+	    firn_call(x->c, bad, NULL, NULL, 0, NULL, &x->e), -EINVAL);
+	assert_non_null(strstr(x->e.msg, "UTF-8"));
 	assert_int_equal(x->e.code, 0);
 }
 

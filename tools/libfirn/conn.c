@@ -291,6 +291,17 @@ static int send_all(struct firn *c, const char *text, size_t len,
 	return 0;
 }
 
+/* As jansson has it; where there is no memory to ask it, a later call tells. */
+static bool is_utf8(const char *s)
+{
+	json_error_t je;
+	json_t *j = json_pack_ex(&je, 0, "s", s);
+	bool bad = j == NULL && json_error_code(&je) == json_error_invalid_utf8;
+
+	json_decref(j);
+	return !bad;
+}
+
 int firn_call_async_json(struct firn *c, const char *method, json_t *params,
     const int *send, size_t nsend, uint64_t *id, struct firn_error *e)
 {
@@ -310,6 +321,10 @@ int firn_call_async_json(struct firn *c, const char *method, json_t *params,
 	if (c->broken != 0) {
 		json_decref(params);
 		return broken(c, c->broken, e);
+	}
+	if (!is_utf8(method)) {
+		json_decref(params);
+		return firn_fail(e, -EINVAL, "the method's name is not UTF-8");
 	}
 	msg = json_pack("{s:s, s:I, s:s, s:o}", "jsonrpc", "2.0", "id",
 	    (json_int_t)c->last_id + 1, "method", method, "params", params);
