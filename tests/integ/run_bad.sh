@@ -65,6 +65,9 @@ done
 timeout 60 "${R[@]}" "$GUESTS/fault" null >"$T/out" 2>"$T/err" </dev/null
 like "the instruction is disassembled" "$(cat "$T/err")" \
     'code: +0x[0-9a-f]+: mov'
+is "an address of the upper half, as a signed integer" "$(timeout 60 "${R[@]}" \
+    --json "$GUESTS/fault" kernel 2>/dev/null </dev/null |
+    jq -c '[.report.address < 0, .report.rip > 0]')" "[true,true]"
 # faulted KIND CAUSE INSTRUCTION: what the report says of them.
 faulted() {
 	timeout 60 "${R[@]}" "$GUESTS/fault" "$1" >"$T/out" 2>"$T/err" </dev/null

@@ -214,6 +214,33 @@ static void test_errors(void **state)
 	}
 }
 
+/* A kernel address has no place in an integer that is not negative. */
+static void test_addresses(void **state)
+{
+	const struct fix *x = *state;
+	json_t *event, *param, *field;
+	size_t i, k, n;
+	int seen = 0;
+
+	json_array_foreach(json_object_get(x->says, "events"), i, event)
+	{
+		json_array_foreach(json_object_get(event, "params"), k, param)
+		{
+			json_array_foreach(
+			    json_object_get(param, "fields"), n, field)
+			{
+				if (strcmp(text(field, "name"), "rip") != 0 &&
+				    strcmp(text(field, "name"), "address") != 0)
+					continue;
+				assert_string_equal(text(field, "type"), "int");
+				seen++;
+			}
+		}
+	}
+	assert_int_equal(seen, 2);
+	assert_non_null(strstr(x->doc, "from 2^63 on are less than 0"));
+}
+
 /* "64 descriptors (`request_descriptors`)": each by its name and number. */
 static void test_limits(void **state)
 {
@@ -258,6 +285,7 @@ int main(void)
 	    T(test_methods),
 	    T(test_events),
 	    T(test_errors),
+	    T(test_addresses),
 	    T(test_limits),
 	};
 

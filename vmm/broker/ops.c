@@ -19,6 +19,10 @@
 	{                                                                      \
 		.name = (n), .type = CTL_SIZE, .optional = true, .doc = (d)    \
 	}
+#define INT_OPT(n, d)                                                          \
+	{                                                                      \
+		.name = (n), .type = CTL_INT, .optional = true, .doc = (d)     \
+	}
 #define BOOL(n, d)                                                             \
 	{                                                                      \
 		.name = (n), .type = CTL_BOOL, .doc = (d)                      \
@@ -87,14 +91,14 @@ static const struct ctl_param list_results[] = {
     OBJS("vms", "the caller's, oldest first", vm_fields), END};
 
 static const struct ctl_param report_fields[] = {STR("why", "in one line"),
-    STR("text", "in full"), SIZE_OPT("rip", "of the fault"),
-    SIZE_OPT("address", "that was touched"),
+    STR("text", "in full"), INT_OPT("rip", "of the fault; 64 bits, signed"),
+    INT_OPT("address", "that was touched; 64 bits, signed"),
     SIZE_OPT("segment", "that was hit"), SIZE_OPT("snapshot", "that was hit"),
     STR_OPT("code", "bytes at rip, hexadecimal"),
     {.name = "registers",
 	.type = CTL_OBJECT,
 	.optional = true,
-	.doc = "name to integer"},
+	.doc = "name to integer; 64 bits, signed"},
     END};
 static const struct ctl_param wait_results[] = {
     SIZE("status", "as a shell gives it, 0 to 255"),

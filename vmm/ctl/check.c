@@ -29,6 +29,7 @@ static const char *type_words(enum ctl_type t)
 	static const char *const words[] = {
 	    [CTL_STRING] = "a string",
 	    [CTL_SIZE] = "an integer that is not negative",
+	    [CTL_INT] = "an integer",
 	    [CTL_BOOL] = "true or false",
 	    [CTL_OBJECT] = "an object",
 	    [CTL_STRINGS] = "an array of strings",
@@ -78,6 +79,8 @@ static bool has_type(const json_t *v, enum ctl_type t)
 		return json_is_string(v);
 	case CTL_SIZE:
 		return is_size(v);
+	case CTL_INT:
+		return json_is_integer(v);
 	case CTL_BOOL:
 		return json_is_boolean(v);
 	case CTL_OBJECT:

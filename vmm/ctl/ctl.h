@@ -48,6 +48,7 @@ enum ctl_code {
 enum ctl_type {
 	CTL_STRING = 1,
 	CTL_SIZE, /* an integer, at least 0 */
+	CTL_INT,
 	CTL_BOOL,
 	CTL_OBJECT,  /* with (fields), or any */
 	CTL_STRINGS, /* array of strings */

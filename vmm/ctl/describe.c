@@ -60,6 +60,7 @@ static const char *type_id(enum ctl_type t)
 	static const char *const ids[] = {
 	    [CTL_STRING] = "string",
 	    [CTL_SIZE] = "size",
+	    [CTL_INT] = "int",
 	    [CTL_BOOL] = "bool",
 	    [CTL_OBJECT] = "object",
 	    [CTL_STRINGS] = "array of string",
