@@ -169,7 +169,7 @@ int firn_meld(const struct firn_meld *m, const char *name,
 
 /*
  * A copy of (cap) with (rights) of its own at most; -EBADF, -EACCES, -EINVAL
- * (rights that there are not), -ENOSPC (too many). Seals what is owned first;
+ * (it has none of them), -ENOSPC (too many). Seals what is owned first;
  * -EBUSY where that cannot be done now.
  */
 int firn_derive(int cap, uint32_t rights);

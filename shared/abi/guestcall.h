@@ -179,6 +179,7 @@ struct firn_pages {
 	uint64_t nodes_visited; /* of a diff */
 };
 
+#if defined(__cplusplus) || __STDC_VERSION__ >= 201112L /* C99 has none */
 static_assert(sizeof(struct firn_segment) == 32, "ABI layout");
 static_assert(sizeof(struct firn_frozen) == 48, "ABI layout");
 static_assert(sizeof(struct firn_cap_info) == 40, "ABI layout");
@@ -188,5 +189,6 @@ static_assert(sizeof(struct firn_pages) == 24, "ABI layout");
 static_assert(sizeof(struct firn_meld) == 24, "ABI layout");
 static_assert(sizeof(struct firn_conflict) == 24, "ABI layout");
 static_assert(sizeof(struct firn_melded) == 32, "ABI layout");
+#endif
 
 #endif /* SHARED_ABI_GUESTCALL_H */

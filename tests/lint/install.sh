@@ -44,6 +44,9 @@ clang++ -x c++ -Wall -Wextra -Werror "$d/client.c" -o "$d/client" \
 # Other compilers of C++ take nothing that is C's alone.
 clang++ -x c++ -Wall -Wextra -Werror -pedantic-errors -fsyntax-only \
     "-I$d/usr/include" "$d/client.c" "$d/guest.c"
+# And older C is C too.
+gcc -std=c99 -Wall -Wextra -Werror -pedantic-errors -fsyntax-only \
+    "-I$d/usr/include" "$d/client.c" "$d/guest.c"
 for cc in gcc musl-gcc; do
 	$cc -static "-I$d/usr/include" "$d/guest.c" -o "$d/guest" \
 	    "-L$d/usr/lib" -lfirn-guest
