@@ -22,6 +22,9 @@ for o in $("$BUILD/bin/firnd" --help | grep -o -- '--[a-z-]*'); do
 done
 ok "the manual pages were read"
 
+like "take gives a name here" "$("$FIRN" take --help)" 'name N .* gets here'
+like "give gives it there" "$("$FIRN" give --help)" 'name N .* gets there'
+
 refused "no command" 2 "command is missing" "$FIRN"
 refused "unknown command" 2 "unknown command: frob" "$FIRN" frob
 refused "unknown option" 2 "unknown option: --frob" "$FIRN" ps --frob

@@ -39,8 +39,13 @@ static const struct opt adopt_opts[] = {
     {"--name", "N", "name the segment", OPT_STRING, AT(name)},
     {0},
 };
-static const struct opt hand_opts[] = {
+static const struct opt give_opts[] = {
     {"--name", "N", "the name it gets there; the same if absent", OPT_STRING,
+	AT(name)},
+    {0},
+};
+static const struct opt take_opts[] = {
+    {"--name", "N", "the name it gets here; the same if absent", OPT_STRING,
 	AT(name)},
     {0},
 };
@@ -218,7 +223,7 @@ const struct verb cli_verbs[] = {
 	.summary = "give a snapshot to a running guest",
 	.notes = "What was severed and nobody else has is moved, others are "
 		 "copied.",
-	.opts = hand_opts,
+	.opts = give_opts,
 	.min = 2,
 	.max = 2,
 	.link = LINK_DAEMON,
@@ -228,7 +233,7 @@ const struct verb cli_verbs[] = {
 	.summary = "take a snapshot from a running guest",
 	.notes = "NAME is the guest's name for it, or an id. What was severed "
 		 "and nobody else has\nis moved, others are copied.",
-	.opts = hand_opts,
+	.opts = take_opts,
 	.min = 2,
 	.max = 2,
 	.link = LINK_DAEMON,
@@ -282,6 +287,7 @@ const struct verb cli_verbs[] = {
     {.name = "read",
 	.words = "SNAP OFFSET LENGTH",
 	.summary = "bytes of a snapshot to stdout",
+	.notes = "It takes no --json: nothing but the bytes is printed.",
 	.min = 3,
 	.max = 3,
 	.link = LINK_DAEMON,
