@@ -541,6 +541,106 @@ static void sever_told_late(void **state)
 	nothing_left(x);
 }
 
+/* The answer to a sever is lost, and what it told comes with that to a freeze,
+ * behind which another sever was asked for already: of (three), which writes
+ * something before, or not. */
+static struct three {
+	bool lost, writes;
+	uint64_t was[3][NPAGES];
+} three;
+
+static void tell_two_steps(struct fake *f)
+{
+	const struct page_run r = {.npages = NPAGES};
+	struct wire_frozen w = {.npages = NPAGES, .nsteps = 2};
+	int fds[4];
+
+	for (uint32_t i = 0; i < 2; i++) {
+		w.step[i] = (struct wire_step){.nruns = 1,
+		    .layer_npages = NPAGES,
+		    .has_layer = 1,
+		    .first = 1,
+		    .severed = i == 0};
+		fds[2 * i] = wire_blob("runs", &r, sizeof(r));
+		fds[2 * i + 1] = new_layer(NPAGES);
+		for (uint32_t k = 0; k < NPAGES; k++)
+			put_page(fds[2 * i + 1], k, three.was[i][k]);
+		assert_int_equal(seal(fds[2 * i + 1]), 0);
+	}
+	reply(f, 0, &w, sizeof(w), fds, 4);
+	for (uint32_t i = 0; i < 4; i++)
+		(void)close(fds[i]);
+	f->first = false;
+	memset(f->dirty, 0, sizeof(f->dirty));
+}
+
+static bool severs_again(struct fake *f)
+{
+	struct wire_frozen w = {.npages = NPAGES};
+
+	if (f->p.m.type == WIRE_FREEZE && three.lost) {
+		memcpy(three.was[1], f->truth, sizeof(f->truth));
+		tell_two_steps(f);
+		three.lost = false;
+		return true;
+	}
+	if (f->p.m.type != WIRE_SEVER)
+		return false;
+	if (!f->first && three.writes)
+		guest_writes(f, 3, 7, 9000);
+	memcpy(three.was[f->first ? 0 : 2], f->truth, sizeof(f->truth));
+	if (!f->first && three.writes) {
+		answer_freeze(f);
+		return true;
+	}
+	if (!f->first)
+		reply(f, 0, &w, sizeof(w), NULL, 0);
+	else
+		reply(f, -ETOOMANYREFS, "it was lost", 11, NULL, 0);
+	three.lost = f->first;
+	f->first = true;
+	memset(f->truth, 0, sizeof(f->truth));
+	memset(f->dirty, 0, sizeof(f->dirty));
+	return true;
+}
+
+static void try_severs(struct world *x, bool writes)
+{
+	struct fake *f = launch_vm(x, 0, "v");
+	static const char *const name[] = {"s", "t", "u"};
+
+	three = (struct three){.writes = writes};
+	f->answers = severs_again;
+	guest_writes(f, 0, 1, 10);
+	must_fail(x, "segment.sever", freeze_params(f, "s"));
+	guest_writes(f, 0, 1, 5000);
+	request(x, "segment.freeze", freeze_params(f, "t"), NULL, 0);
+	request(x, "segment.sever", freeze_params(f, "s"), NULL, 0);
+	for (int i = 0; i < 2; i++) {
+		json_t *m = answer(x);
+
+		if (!good(m))
+			fail_msg("%s", why(m));
+		json_decref(m);
+	}
+	must_do(x, "segment.sever", freeze_params(f, "u"));
+	for (int i = 0; i < 3; i++)
+		shows(x, name[i], three.was[i]);
+	f->answers = NULL;
+	must_do(x, "segment.freeze", freeze_params(f, "w"));
+	shows(x, "w", f->truth);
+	end_vm(x, f);
+	drop_all(x);
+}
+
+/* Each sever gives what was severed first, and nothing is lost. */
+static void sever_behind_lost(void **state)
+{
+	try_severs(*state, true);
+	try_severs(*state, false);
+	nothing_left(*state);
+}
+
 /* --- cursors of one name ----------------------------------------------------
  */
 
@@ -776,6 +876,7 @@ int main(void)
 	    T(descent_behind_sever),
 	    T(severed_view),
 	    T(sever_told_late),
+	    T(sever_behind_lost),
 	    T(cursor_of_either_kind),
 	    T(cursor_ends),
 	    T(cursor_is_busy),

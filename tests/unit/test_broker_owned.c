@@ -190,6 +190,44 @@ static void end_behind_sever(void **state)
 	nothing_left(x);
 }
 
+static bool severs_and_unmaps(struct fake *f)
+{
+	struct wire_place w = {.id = f->next_id - 1};
+
+	if (f->p.m.type != WIRE_SEVER)
+		return false;
+	answer_freeze(f);
+	say(f, WIRE_SEG_GONE, 0, 0, &w, sizeof(w), NULL, 0);
+	f->answers = NULL;
+	return true;
+}
+
+/* Nor where its guest unmaps what is left of it. */
+static void unmap_behind_sever(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	json_int_t before = stat_of(x, "reserved_bytes");
+	uint64_t was[NPAGES];
+
+	lend_memory(x, f);
+	guest_writes(f, 0, 1, 77);
+	memcpy(was, f->truth, sizeof(was));
+	must_do(x, "segment.sever", freeze_params(f, "s"));
+	for (int i = 0; i < 3; i++) {
+		must_do(x, "view.adopt", hand_params(f, "s"));
+		f->answers = severs_and_unmaps;
+		must_do(x, "segment.sever", place_params(f, "s"));
+		assert_true(is_owned(x, "s"));
+		must_fail(x, "segment.freeze", place_params(f, NULL));
+	}
+	assert_int_equal(stat_of(x, "reserved_bytes"), before);
+	must_do(x, "view.adopt", hand_params(f, "s"));
+	assert_memory_equal(f->truth, was, sizeof(was));
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 /* --- the number of a capability comes again ---------------------------------
  */
 
@@ -301,6 +339,7 @@ int main(void)
 	    T(hostile_owners),
 	    T(refused_adoptions),
 	    T(end_behind_sever),
+	    T(unmap_behind_sever),
 	    T(number_comes_again),
 	};
 

@@ -274,6 +274,8 @@ int steps_make(struct broker *b, struct step **out);
 /* Queue those that (pk) tells of (p), taken from (spare). -EPROTO. */
 int steps_take(struct bplace *p, struct wire_packet *pk, struct step **spare,
     struct wire_frozen *f, int *sets_fd, struct err *e);
+/* Queue one, of (spare), that changes no page of (p). */
+void step_none(struct bplace *p, struct step **spare);
 /*
  * Apply what a turn of the loop has time for of the oldest step of (p), which
  * has one: 0 when it is gone, 1 when it is not, yet. Where something is wanting
@@ -284,8 +286,6 @@ int steps_take(struct bplace *p, struct wire_packet *pk, struct step **spare,
 int steps_turn(
     struct broker *b, struct bvm *vm, struct bplace *p, struct err *e);
 void steps_free(struct broker *b, struct step **queue);
-/* What (p) shows is severed from it, in layer (owned), or 0. */
-void keep_severed(struct broker *b, struct bplace *p, uint32_t owned);
 
 /* --- lift.c ------------------------------------------------------------------
  */

@@ -42,17 +42,17 @@ struct lift_op {
 	struct loop_timer turn;
 };
 
-/* Its pages are the severed ones once it is applied. The answer's newest step,
- * which waits still. NULL: it has none, and steps that wait are not its. */
-static struct step *sever_later(struct bplace *p, const struct wire_frozen *f)
+/* What (p) shows once its newest step is applied is severed: that of the
+ * answer, or where nothing was written one that has no pages. */
+static struct step *sever_later(struct bplace *p, struct lift_op *op)
 {
-	struct step *s = p->pending;
+	struct step *s;
 
-	p->severed_f = *f;
+	p->severed_f = op->f;
 	p->was_severed = true;
-	if (f->nsteps == 0)
-		return NULL;
-	while (s->next != NULL)
+	if (op->f.nsteps == 0)
+		step_none(p, &op->spare);
+	for (s = p->pending; s->next != NULL;)
 		s = s->next;
 	s->severed = true;
 	return s;
@@ -119,8 +119,6 @@ static void lift_done(struct lift_op *op)
 	    .fresh = op->in.fresh};
 
 	op->in.all = op->in.fresh = (struct kin_sets){0};
-	if (op->sever && !p->has_severed)
-		keep_severed(b, p, 0); /* nothing was written: no step */
 	if (op->sever) {
 		l = take_severed(p);
 	} else {
@@ -148,28 +146,16 @@ static int lift_over(struct lift_op *op, struct err *e)
 	return 0;
 }
 
-/* It failed, though the place was severed: where it has no step that says so
- * the last of those that it waits for does, whose own freeze has failed. */
-static void sever_left(struct bplace *p, const struct lift_op *op)
-{
-	struct step *s = p->pending;
-
-	if (op->left || op->f.nsteps != 0 || p->steps_gone >= op->steps)
-		return;
-	for (uint64_t n = p->steps_gone + 1; n < op->steps; n++)
-		s = s->next;
-	s->severed = true;
-}
-
 /* Go on with the oldest that was answered of (p): 1: it wants another turn, 0:
- * it is over. */
+ * it is over. A sever gives what an earlier one left, if one did, and leaves
+ * its own steps to the next. */
 static int lifts_turn(struct bplace *p)
 {
 	struct lift_op *op = p->lifts;
 	struct err e = {0};
 	int rc = 0;
 
-	if (p->steps_gone < op->steps) {
+	if (p->steps_gone < op->steps && !(op->sever && p->has_severed)) {
 		rc = steps_turn(op->b, op->vm, p, &e);
 		if (rc == 0 && p->steps_gone < op->steps)
 			rc = 1;
@@ -182,8 +168,6 @@ static int lifts_turn(struct bplace *p)
 	p->lifting--;
 	if (op->sever)
 		p->severing = false;
-	if (op->sever && rc != 0)
-		sever_left(p, op);
 	if (rc == 0)
 		rc = lift_over(op, &e);
 	if (rc != 0)
@@ -201,7 +185,7 @@ static void lifts_go_on(void *arg)
 	(void)lifts_turn(p);
 	if (p->lifts != NULL)
 		loop_timer_start(&p->lifts->turn, 0);
-	else if (p->gone)
+	else if (p->gone && !p->giving_up)
 		place_end(b, vm, p);
 }
 
@@ -241,21 +225,28 @@ static void lift_apply(struct bvm *vm, struct bplace *p, struct lift_op *op)
 		lifts_go_on(p);
 }
 
-/* It did, or it ended: its places are there still, and their steps. */
+/* It did, or it ended: the place is there still, and its steps. */
 static void lift_given_up(
     struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)
 {
 	struct lift_op *op = ctx;
-	struct bplace *p = place_by_id(vm, op->place);
-	struct err e = {0};
+	struct bplace *p = op->p;
 
+	(void)b;
 	(void)pk;
-	if (p != NULL) {
-		lift_apply(vm, p, op);
-		return;
-	}
-	(void)err_set(&e, -ESRCH, "the segment was unmapped meanwhile");
-	lift_fail(b, op, &e);
+	p->giving_up = false;
+	vm->ngone += p->gone;
+	lift_apply(vm, p, op);
+}
+
+/* Ask for more, so that the monitor gives up what it sent. False: it is not
+ * asked, and the proof will say what it kept. */
+static bool lift_give_up(struct bvm *vm, struct bplace *p, struct lift_op *op)
+{
+	op->p = p;
+	p->giving_up = vm_ask(vm, WIRE_STATS, NULL, 0, NULL, 0, lift_given_up,
+			   op, NULL) == 0;
+	return p->giving_up;
 }
 
 static void lift_answer(
@@ -263,7 +254,6 @@ static void lift_answer(
 {
 	struct lift_op *op = ctx;
 	struct bplace *p = pk == NULL ? NULL : place_by_id(vm, op->place);
-	struct step *s = NULL;
 	struct err e = {0};
 	int rc;
 
@@ -276,11 +266,8 @@ static void lift_answer(
 		if (rc != 0)
 			vm_kill(b, vm); /* no monitor of ours answers so */
 	}
-	if (rc == 0 && op->sever)
-		s = sever_later(p, &op->f);
-	if (s != NULL && s->owned &&
-	    vm_ask(vm, WIRE_STATS, NULL, 0, NULL, 0, lift_given_up, op, &e) ==
-		0)
+	if (rc == 0 && op->sever && sever_later(p, op)->owned &&
+	    lift_give_up(vm, p, op))
 		return;
 	if (rc == 0) {
 		lift_apply(vm, p, op);

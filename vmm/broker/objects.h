@@ -127,6 +127,7 @@ struct step {
 	uint64_t npages;
 	uint32_t layer; /* adopted, or RUN_ZERO */
 	bool first;
+	bool none;      /* no monitor told it, and it has no runs */
 	bool begun;     /* there is a (map) */
 	struct map map; /* what the place is to show */
 	bool severed;   /* the place read zero after it */
@@ -176,6 +177,7 @@ struct bplace {
 	uint64_t steps_gone;  /* of them, that are not any more */
 	struct lift_op *lifts; /* answered, in order: wait for their steps */
 	bool severing;         /* the monitor was asked to */
+	bool giving_up;        /* and then to give up what it sent */
 	bool adopted;
 	bool was_severed; /* at least once */
 	/* Severed, and not yet anybody's: the next sever gives it. */
@@ -187,7 +189,7 @@ struct bplace {
 	struct pins pins;  /* what a view was laid from */
 	uint32_t whose;    /* its layers are: see layers_of(); or nobody's */
 	unsigned lifting;  /* freezes that are not over */
-	bool gone;         /* unmapped; ends once (lifts) are over */
+	bool gone;         /* unmapped; ends once those are over */
 	bool relaying;     /* the monitor was asked to; see relay.c */
 	bool unmovable;    /* it would not, until the next freeze */
 	bool has_own_file; /* what was its memory until it was frozen */

@@ -89,19 +89,19 @@ void place_end(struct broker *b, struct bvm *vm, struct bplace *p)
 	kin_put(p->severed_kin);
 	kin_sets_free(&p->told);
 	lineage_put(p->lineage);
-	vm->ngone -= p->gone;
+	vm->ngone -= p->gone && !p->giving_up;
 	*p = (struct bplace){0};
 	layers_reap(b);
 }
 
 void place_gone(struct broker *b, struct bvm *vm, struct bplace *p)
 {
-	if (p->lifts == NULL) {
+	if (p->lifts == NULL && !p->giving_up) {
 		place_end(b, vm, p);
 		return;
 	}
 	p->gone = true;
-	vm->ngone++;
+	vm->ngone += !p->giving_up; /* what it gives up by is heard */
 }
 
 static bool told_already(const struct wire_segment *w, uint32_t n, uint32_t id)

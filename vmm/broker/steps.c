@@ -117,6 +117,20 @@ int steps_take(struct bplace *p, struct wire_packet *pk, struct step **spare,
 	return 0;
 }
 
+void step_none(struct bplace *p, struct step **spare)
+{
+	struct step **tail = &p->pending;
+	struct step *s = *spare;
+
+	while (*tail != NULL)
+		tail = &(*tail)->next;
+	*spare = s->next;
+	s->next = NULL;
+	s->none = true;
+	*tail = s;
+	p->steps_taken++;
+}
+
 /* --- applying them -------------------------------------------------------- */
 
 static int runs_unusable(int rc, struct err *e)
@@ -164,7 +178,7 @@ static int step_adopt(struct broker *b, struct step *s, struct err *e)
 static int step_begin(
     struct broker *b, struct bplace *p, struct step *s, struct err *e)
 {
-	int rc = step_look(s, p->npages, e);
+	int rc = s->none ? 0 : step_look(s, p->npages, e);
 
 	if (rc == 0)
 		rc = step_adopt(b, s, e);
@@ -245,10 +259,9 @@ static int step_turn(
 	return s->nread < s->nruns;
 }
 
-void keep_severed(struct broker *b, struct bplace *p, uint32_t owned)
+/* What (p) shows is severed from it, in layer (owned), or 0. */
+static void keep_severed(struct broker *b, struct bplace *p, uint32_t owned)
 {
-	if (p->has_severed)
-		map_put(&b->store, &p->severed);
 	place_unpin(b, p);
 	p->severed = p->cur;
 	p->severed_owned = owned;
@@ -298,8 +311,13 @@ int steps_turn(
     struct broker *b, struct bvm *vm, struct bplace *p, struct err *e)
 {
 	struct step *s = p->pending;
-	int rc = step_turn(b, p, s, e);
+	int rc;
 
+	if (s->severed && p->has_severed)
+		return err_set(e, -EBUSY,
+		    "what an earlier sever left waits to be taken; sever it "
+		    "again");
+	rc = step_turn(b, p, s, e);
 	if (rc > 0 || (rc < 0 && may_pass(rc)))
 		return rc;
 	if (rc == 0)
