@@ -732,6 +732,53 @@ static void cursor_ends(void **state)
 	nothing_left(x);
 }
 
+/* Ask (f)'s exact cursor, and see it frozen for that. */
+static void begin_exact(struct world *x, struct fake *f)
+{
+	f->dirty[0] = true;
+	request(x, "dirty.query", cursor_params(true), NULL, 0);
+	while (f->dirty[0])
+		pump(x);
+	must_do(x, "vm.list", json_object());
+}
+
+/* A query that is over when its cursor has ended, and another one of that name
+ * has begun, leaves that where it is. */
+static void cursor_ends_midway(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	json_t *m;
+
+	lend_memory(x, f);
+	must_do(x, "segment.sever", freeze_params(f, "a"));
+	must_do(x, "segment.sever", freeze_params(f, "b"));
+	guest_writes(f, 0, 2, 10);
+	must_do(x, "dirty.query", cursor_params(true));
+	guest_writes(f, 0, 4, 20);
+	atomic_store(&hook.hold_seals, true);
+	/* Keeps both workers. */
+	request(x, "snapshot.diff",
+	    json_pack("{s:s,s:s,s:b}", "a", "a", "b", "b", "exact", 1), NULL,
+	    0);
+	begin_exact(x, f);
+	must_do(x, "dirty.end", end_params("c"));
+	guest_writes(f, 0, 8, 30);
+	begin_exact(x, f);
+	atomic_store(&hook.hold_seals, false);
+	for (int i = 0; i < 3; i++) {
+		m = answer(x);
+		if (!good(m))
+			fail_msg("%s", why(m));
+		json_decref(m);
+	}
+	m = must(x, "dirty.query", cursor_params(true));
+	assert_int_equal(json_integer_value(json_object_get(m, "pages")), 0);
+	json_decref(m);
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 static bool dies_of_ends(struct fake *f)
 {
 	if (f->p.m.type == WIRE_DIRTY_END)
@@ -879,6 +926,7 @@ int main(void)
 	    T(sever_behind_lost),
 	    T(cursor_of_either_kind),
 	    T(cursor_ends),
+	    T(cursor_ends_midway),
 	    T(cursor_is_busy),
 	    T(what_goes_with_it),
 	    T(views_without_names),

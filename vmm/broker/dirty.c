@@ -35,16 +35,30 @@ static struct cursor *find(
 	return NULL;
 }
 
+/* That of which something is under way, unless it has ended since, though there
+ * may be one of its name in a place of that number. */
+static struct cursor *find_id(
+    struct cursor set[static CURSORS_MAX], uint64_t id)
+{
+	for (uint32_t i = 0; i < CURSORS_MAX; i++)
+		if (set[i].id == id)
+			return &set[i];
+	return NULL;
+}
+
 /* The cursor of that name, or a new one; NULL when there is no room. */
 static struct cursor *find_or_take(
-    struct cursor set[static CURSORS_MAX], const char *name)
+    struct broker *b, struct cursor set[static CURSORS_MAX], const char *name)
 {
 	struct cursor *c = find(set, name);
 
-	if (c == NULL)
-		c = find(set, "");
 	if (c != NULL)
-		(void)snprintf(c->name, sizeof(c->name), "%s", name);
+		return c;
+	c = find(set, "");
+	if (c == NULL)
+		return NULL;
+	(void)snprintf(c->name, sizeof(c->name), "%s", name);
+	c->id = b->next_id++;
 	return c;
 }
 
@@ -93,8 +107,8 @@ struct plain_op {
 	uint32_t place;
 	uint64_t npages;
 	bool peek;
-	bool bitmap; /* is wanted */
-	char cursor[FIRN_NAME_MAX];
+	bool bitmap;     /* is wanted */
+	uint64_t cursor; /* its id */
 	/* Once it was answered: */
 	int bits_fd;         /* the monitor's bitmap */
 	int owed;            /* what the cursor owes besides, or -1 */
@@ -208,9 +222,8 @@ static void plain_free(struct plain_op *op)
 static struct cursor *plain_cursor(const struct plain_op *op, struct bvm *vm)
 {
 	struct bplace *p = vm == NULL ? NULL : place_by_id(vm, op->place);
-	struct cursor *c = p == NULL ? NULL : find(p->cursor, op->cursor);
 
-	return c != NULL && c->busy ? c : NULL;
+	return p == NULL ? NULL : find_id(p->cursor, op->cursor);
 }
 
 static void plain_done(struct errand *w)
@@ -295,7 +308,7 @@ static int plain(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
 	op->bits_fd = op->owed = op->out = -1;
 	op->peek = ctl_bool(rq, "peek");
 	op->bitmap = ctl_bool(rq, "bitmap");
-	memcpy(op->cursor, c->name, sizeof(op->cursor));
+	op->cursor = c->id;
 	/* What is owed is held but once: until it is paid, the monitor keeps
 	 * its bits. */
 	w.flags = op->peek || c->owes ? FIRN_PEEK : 0;
@@ -317,8 +330,9 @@ struct exact_op {
 	uint32_t max; /* extents that a guest wants */
 	uint64_t vm;
 	uint32_t place;
-	struct map to; /* where the cursor goes once this is told */
-	char cursor[FIRN_NAME_MAX];
+	char name[FIRN_NAME_MAX]; /* of the cursor */
+	uint64_t cursor;          /* its id, once it is there */
+	struct map to;            /* where it goes once this is told */
 };
 
 /* Among whose cursors it is. */
@@ -347,11 +361,10 @@ static int exact_end(struct broker *b, uint64_t told, void *ctx)
 	struct bvm *vm = vm_by_id(b, op->vm);
 	struct bplace *p = vm == NULL ? NULL : place_by_id(vm, op->place);
 	struct cursor *c =
-	    p == NULL ? NULL : find(exact_set(op, p), op->cursor);
+	    p == NULL ? NULL : find_id(exact_set(op, p), op->cursor);
 	int rc = 0;
 
-	if (!op->peek && told > 0 && c != NULL && c->exact &&
-	    p->npages == op->to.npages)
+	if (!op->peek && told > 0 && c != NULL)
 		rc = exact_pass(b, c, &op->to, told);
 	map_put(&b->store, &op->to);
 	free(op);
@@ -360,14 +373,14 @@ static int exact_end(struct broker *b, uint64_t told, void *ctx)
 
 /* The exact cursor of that name, or a new one. NULL: -ENOSPC, or -EINVAL, as a
  * plain one began. */
-static struct cursor *exact_cursor(
+static struct cursor *exact_cursor(struct broker *b,
     struct cursor set[static CURSORS_MAX], const char *name, struct err *e)
 {
 	struct cursor *c = find(set, name);
 
 	if (c != NULL && !c->exact)
 		return began_plain(name, e), NULL;
-	c = find_or_take(set, name);
+	c = find_or_take(b, set, name);
 	if (c == NULL)
 		(void)no_more(e);
 	return c;
@@ -385,7 +398,7 @@ static void exact_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 		free(op);
 		return;
 	}
-	c = exact_cursor(exact_set(op, p), op->cursor, &e);
+	c = exact_cursor(b, exact_set(op, p), op->name, &e);
 	if (c == NULL) {
 		map_put(&b->store, &l->map);
 		asker_fail(b, &op->a, &e);
@@ -398,6 +411,7 @@ static void exact_lifted(struct broker *b, struct bvm *vm, struct bplace *p,
 	}
 	op->vm = vm->id;
 	op->place = p->id;
+	op->cursor = c->id;
 	op->to = map_get(&b->store, &l->map);
 	diff_maps(b, op->a, map_get(&b->store, &c->base), l->map, op->max,
 	    exact_end, op);
@@ -428,7 +442,7 @@ static int exact_client(struct broker *b, struct ctl_req *rq, struct bvm *vm,
 	struct exact_op want = {
 	    .a = asker_client(rq), .peek = ctl_bool(rq, "peek")};
 
-	(void)snprintf(want.cursor, sizeof(want.cursor), "%s", cursor);
+	(void)snprintf(want.name, sizeof(want.name), "%s", cursor);
 	return exact_begin(b, vm, p, &want, e);
 }
 
@@ -458,7 +472,7 @@ void guest_dirty(struct broker *b, struct asker a, struct bvm *vm,
 	struct err e = {0};
 	int rc = check_guest(g, p, &e);
 
-	memcpy(want.cursor, g->cursor, sizeof(want.cursor));
+	memcpy(want.name, g->cursor, sizeof(want.name));
 	if (rc == 0)
 		rc = exact_begin(b, vm, p, &want, &e);
 	if (rc != 0)
@@ -472,7 +486,7 @@ static int plain_begin(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
 	bool is_new = c == NULL;
 	int rc;
 
-	c = find_or_take(p->cursor, cursor);
+	c = find_or_take(vm->b, p->cursor, cursor);
 	if (c == NULL)
 		return no_more(e);
 	rc = plain(rq, vm, p, c, WIRE_DIRTY, plain_answer, e);

@@ -152,6 +152,7 @@ struct held {
 /* A plain one's bits are with the monitor. */
 struct cursor {
 	char name[FIRN_NAME_MAX]; /* "": free */
+	uint64_t id;              /* no other's, ever */
 	bool exact;
 	struct map base; /* of an exact one */
 	bool busy;       /* a plain one that the monitor is asked of */
