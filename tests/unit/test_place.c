@@ -422,6 +422,36 @@ static void test_never_published(void **state)
 	place_frozen_done(p, f.nsteps);
 }
 
+/* Nor are there answers, lost in whatever order, behind which neither a freeze
+ * nor a sever tells anything any more. */
+static void test_never_stuck(void **state)
+{
+	struct kvmplaces *g = *state;
+	struct place *p = make(g);
+	struct place_frozen f;
+	struct err e = {0};
+
+	for (uint32_t i = 0; i < 2; i++) {
+		put(g, i, 1 + i);
+		freeze(g, p, &f);
+	}
+	put(g, 2, 3);
+	assert_int_equal(place_sever(g->ps, p, -1, &f, &e), 0);
+	put(g, 5, 9);
+	for (uint32_t i = 0; i < 2; i++)
+		assert_int_equal(place_freeze(g->ps, p, &f, &e), -ENOSPC);
+	assert_int_equal(at(p, 5), 9);
+	assert_int_equal(place_sever(g->ps, p, -1, &f, &e), 0);
+	assert_int_equal(at(p, 5), 9);
+	assert_int_equal(f.nsteps, 3);
+	assert_true(f.step[2].severed);
+	place_frozen_done(p, f.nsteps);
+	freeze(g, p, &f);
+	assert_int_equal(f.nsteps, 1);
+	assert_true(f.step[0].first);
+	place_frozen_done(p, f.nsteps);
+}
+
 /* What was frozen is not taken when all is severed, and nothing was written
  * since: that it was severed is told with it. */
 static void test_sever_unpublished(void **state)
@@ -507,6 +537,7 @@ int main(void)
 	    TEST(test_later_large),
 	    TEST(test_seal_fails),
 	    TEST(test_never_published),
+	    TEST(test_never_stuck),
 	    TEST(test_sever_unpublished),
 	    TEST(test_sparse),
 	    TEST(test_scattered),

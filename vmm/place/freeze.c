@@ -270,10 +270,12 @@ static int freeze(struct place *p, bool sever, int memory,
 		tell(p, out);
 		return 0;
 	}
-	if (p->nsteps == PLACE_STEPS_MAX && !take_back(p))
+	/* Behind a first step there is room for one that can be taken back. */
+	if (p->nsteps + l.first >= PLACE_STEPS_MAX && !take_back(p))
 		return err_set(e, -ENOSPC,
-		    "%s: %d freezes wait to be published", p->name,
-		    PLACE_STEPS_MAX);
+		    "%s: %u freezes wait to be published, the last of them a "
+		    "sever; sever it again to take that",
+		    p->name, p->nsteps);
 	r = run_freeze(p, &l, memory, out, &why);
 	if (r < 0 && why.code == 0)
 		err_set(&why, r, "%s: cannot freeze it: %s", p->name,

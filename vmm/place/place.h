@@ -226,9 +226,10 @@ struct place_frozen {
  *   -EBUSY    sealing failed: the segment goes on over its unpublished base,
  *             and the next freeze retries
  *   -EPERM    a read-only view
- *   -ENOSPC   PLACE_STEPS_MAX steps are unpublished, and the newest is not one
- *             of copies, which could be made anew; or what a segment never
- *             frozen holds is scattered over too many pieces
+ *   -ENOSPC   PLACE_STEPS_MAX steps would be unpublished, or for a first step
+ *             one less, and the newest was severed, so that it cannot be made
+ *             anew: place_sever() tells of them; or what a segment never frozen
+ *             holds is scattered over too many pieces
  *   -ENOMEM, -ENFILE, -errno of the kernel: nothing changed
  *   -ENOTRECOVERABLE  a mapping failed, and so did putting back what was there:
  *             memory is missing. The gate stays closed, once, so that the guest
