@@ -8,6 +8,8 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -188,6 +190,45 @@ static void a_broker_that_goes(void **state)
 	wait_monitor(vm);
 }
 
+/* Its stdout seems to be writable, and is not for what it writes. */
+static void start_stuck(struct vm *vm)
+{
+	const uint64_t half = 1ULL << 63;
+	struct launch q = usual();
+	int out = eventfd(0, EFD_CLOEXEC);
+	int left = 1;
+
+	assert_int_equal(write(out, &half, sizeof(half)), sizeof(half));
+	send_launch_to(vm, &q, "guest/cat", out);
+	receive_type(vm, WIRE_STARTED);
+	assert_int_equal(write(vm->in, &half, sizeof(half)), sizeof(half));
+	for (int i = 0; i < PATIENCE_MS / 10 && left > 0; i++) {
+		usleep(10000);
+		assert_int_equal(ioctl(vm->in, FIONREAD, &left), 0);
+	}
+	assert_int_equal(left, 0);
+	usleep(100000); /* by now it writes, most likely */
+	(void)close(out);
+}
+
+static void killed_while_stuck(void **state)
+{
+	struct vm *vm = *state;
+
+	start_stuck(vm);
+	send_msg(vm, WIRE_KILL, NULL, 0, NULL, 0);
+	ends_with(vm, WIRE_EXIT_KILLED, 137);
+}
+
+static void a_broker_that_goes_from_one_stuck(void **state)
+{
+	struct vm *vm = *state;
+
+	start_stuck(vm);
+	close_fd(&vm->sock);
+	wait_monitor(vm);
+}
+
 static void pause_and_resume(void **state)
 {
 	struct vm *vm = *state;
@@ -322,6 +363,8 @@ int main(void)
 	    T(killed),
 	    T(killed_while_paused),
 	    T(a_broker_that_goes),
+	    T(killed_while_stuck),
+	    T(a_broker_that_goes_from_one_stuck),
 	    T(pause_and_resume),
 	    T(counts),
 	    T(requests_that_are_wrong),

@@ -232,27 +232,34 @@ struct launch usual(void)
 	return q;
 }
 
-void send_launch(struct vm *vm, const struct launch *q, const char *program)
+void send_launch_to(
+    struct vm *vm, const struct launch *q, const char *program, int out)
 {
 	unsigned char payload[1024];
 	char path[4096];
 	int in[2];
-	int out[2];
 	int fds[4];
 
 	path_of(path, sizeof(path), program);
 	assert_int_equal(pipe2(in, O_CLOEXEC), 0);
-	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
 	fds[0] = open(path, O_RDONLY | O_CLOEXEC);
 	assert_true(fds[0] >= 0);
 	fds[1] = in[0];
-	fds[2] = out[1];
-	fds[3] = out[1];
+	fds[2] = out;
+	fds[3] = out;
 	send_msg(vm, WIRE_LAUNCH, payload, payload_of(q, payload), fds, 4);
 	vm->in = in[1];
-	vm->out = out[0];
 	(void)close(fds[0]);
 	(void)close(in[0]);
+}
+
+void send_launch(struct vm *vm, const struct launch *q, const char *program)
+{
+	int out[2];
+
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	send_launch_to(vm, q, program, out[1]);
+	vm->out = out[0];
 	(void)close(out[1]);
 }
 

@@ -58,6 +58,9 @@ int ask(struct vm *vm, uint16_t type, const void *payload, size_t len,
 
 /* argv[0], no environment, a name; a segment called data. */
 struct launch usual(void);
+/* With (out) for its stdout and stderr; or with a pipe to vm->out. */
+void send_launch_to(
+    struct vm *vm, const struct launch *q, const char *program, int out);
 void send_launch(struct vm *vm, const struct launch *q, const char *program);
 void start(struct vm *vm, const char *program);
 /* cat says what it is told: it runs. */

@@ -203,3 +203,8 @@ void vcpu_kick(struct vcpu *v)
 	if (tid != 0)
 		(void)tgkill(getpid(), tid, KICK_SIGNAL);
 }
+
+void vcpu_interrupt(pthread_t thread)
+{
+	(void)pthread_kill(thread, KICK_SIGNAL);
+}

@@ -5,11 +5,13 @@
  * Hides:    KVM's run page, synced registers, the completion of IO and MMIO
  *           exits, immediate_exit, and what differs between hosts where
  *           `syscall` raises privilege and hosts where it does not.
- * Threads:  one thread runs a vCPU and alone calls all but vcpu_kick().
+ * Threads:  one thread runs a vCPU and alone calls all but vcpu_kick() and
+ *           vcpu_interrupt().
  */
 #ifndef VMM_VCPU_VCPU_H
 #define VMM_VCPU_VCPU_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -121,5 +123,9 @@ struct cpu_regs *vcpu_regs(struct vcpu *v);
  * thread. The kick is consumed by that return; a return without one is
  * possible. */
 void vcpu_kick(struct vcpu *v);
+
+/* Interrupt a call of the host that (thread), which runs a vCPU, may wait in.
+ * A call that it is about to begin is not seen: do it again. Any thread. */
+void vcpu_interrupt(pthread_t thread);
 
 #endif /* VMM_VCPU_VCPU_H */

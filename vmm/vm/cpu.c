@@ -10,6 +10,7 @@
 /* A vCPU that competes with busy host threads is kicked a hundred times more
  * slowly; only where that is permitted. */
 #define CPU_NICE (-10)
+#define AGAIN_MS 10 /* between two interruptions of a thread that is to end */
 
 void cpus_kick(void *ctx)
 {
@@ -95,13 +96,28 @@ int cpus_start(struct vm *vm, struct err *e)
 	return 0;
 }
 
+/* A stream that was ready may block all the same: a terminal takes less than a
+ * write has, another reader was faster. */
+static void join_cpu(struct vm_cpu *c)
+{
+	struct timespec t;
+
+	do {
+		vcpu_interrupt(c->thread);
+		(void)clock_gettime(CLOCK_REALTIME, &t);
+		t.tv_nsec += AGAIN_MS * 1000000L;
+		t.tv_sec += t.tv_nsec / 1000000000L;
+		t.tv_nsec %= 1000000000L;
+	} while (pthread_timedjoin_np(c->thread, NULL, &t) == ETIMEDOUT);
+}
+
 void cpus_stop(struct vm *vm)
 {
 	calls_fail_all(vm);
 	cpus_kick(vm);
 	for (uint32_t i = 0; i < vm->ncpus; i++) {
 		if (vm->cpu[i].running)
-			(void)pthread_join(vm->cpu[i].thread, NULL);
+			join_cpu(&vm->cpu[i]);
 		vm->cpu[i].running = false;
 	}
 }
