@@ -238,7 +238,7 @@ $O/tidy/%.ok: % .clang-tidy
 lint: $(hdrs:%=$O/hdr/%.ok) \
       $(patsubst %,$O/tidy/%.ok,$(shared_src) $(vmm_src) $(lib_src) $(cli_src)) all
 	tests/lint/layers.sh
-	tests/lint/globals.sh $O/libvmm.a
+	tests/lint/globals.sh $O/libvmm.a $O/libfirn.a
 	tests/lint/process.sh
 	tests/lint/install.sh
 	clang-format --dry-run -Werror $(shell git ls-files '*.c' '*.h')
