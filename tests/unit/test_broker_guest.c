@@ -90,6 +90,34 @@ static void hostile_opens(void **state)
 	nothing_left(x);
 }
 
+/* What it freezes under a name is its owner's as VM/NAME: by all of the name,
+ * or not at all. */
+static void long_names(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	const size_t room = FIRN_NAME_MAX - 1 - strlen("v/");
+	struct wire_gfreeze z = {.id = 0};
+	char full[2 * FIRN_NAME_MAX];
+
+	memset(z.name, 'n', room);
+	guest_writes(f, 0, 9, 3);
+	assert_true(guest_asks(x, f, WIRE_G_FREEZE, &z, sizeof(z)) > 0);
+	(void)snprintf(full, sizeof(full), "v/%s", z.name);
+	must_do(x, "snapshot.show", json_pack("{s:s}", "snapshot", full));
+	memset(z.name, 'm', room + 1);
+	assert_true(guest_asks(x, f, WIRE_G_FREEZE, &z, sizeof(z)) > 0);
+	assert_int_equal(stat_of(x, "snapshots"), 2);
+	full[strlen("v/")] = '\0';
+	for (size_t n = 0; n < room; n++) {
+		(void)strcat(full, "m");
+		must_fail(
+		    x, "snapshot.show", json_pack("{s:s}", "snapshot", full));
+	}
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 /* The pages that its guest's exact query names, of which it has room for (max)
  * extents; or -errno. */
 static int64_t guest_exact_max(struct world *x, struct fake *f,
@@ -304,6 +332,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    T(hostile_calls),
 	    T(hostile_opens),
+	    T(long_names),
 	    T(exact_of_guests),
 	    T(one_call_fails),
 	    TA(hostile_calls),
