@@ -52,6 +52,30 @@ static void owned_changes_hands(void **state)
 	nothing_left(x);
 }
 
+/* A name that is too long is refused, not made shorter. */
+static void handed_by_long_names(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	char name[FIRN_NAME_MAX + 1] = "";
+
+	must_do(x, "segment.freeze", freeze_params(f, "s"));
+	memset(name, 'n', FIRN_NAME_MAX);
+	must_fail(x, "vm.give",
+	    json_pack(
+		"{s:s,s:s,s:s}", "vm", "v", "snapshot", "s", "name", name));
+	name[FIRN_NAME_MAX - 1] = '\0';
+	must_fail(
+	    x, "vm.take", json_pack("{s:s,s:s}", "vm", "v", "snapshot", name));
+	must_do(x, "vm.give",
+	    json_pack(
+		"{s:s,s:s,s:s}", "vm", "v", "snapshot", "s", "name", name));
+	must_do(
+	    x, "vm.take", json_pack("{s:s,s:s}", "vm", "v", "snapshot", name));
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 /* Nothing of it is dead. */
 static void owned_is_live(void **state)
 {
@@ -334,6 +358,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    T(owned_changes_hands),
+	    T(handed_by_long_names),
 	    T(owned_is_live),
 	    T(kept_memory),
 	    T(hostile_owners),

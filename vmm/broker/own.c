@@ -285,6 +285,11 @@ static void op_hand(struct broker *b, struct ctl_req *rq,
 		ctl_fail(rq, &e);
 		return;
 	}
+	if (as != NULL && strlen(as) >= sizeof(name)) {
+		(void)name_refuse(as, sizeof(name) - 1, &e);
+		ctl_fail(rq, &e);
+		return;
+	}
 	(void)cap_lookup(from, num, 0, &c);
 	(void)snprintf(name, sizeof(name), "%s", as != NULL ? as : c->name);
 	moved = s->owned != 0;
