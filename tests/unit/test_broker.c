@@ -6,9 +6,12 @@
 #include "tests/unit/broker_world.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void freeze_map_diff(void **state)
 {
@@ -39,6 +42,52 @@ static void freeze_map_diff(void **state)
 	shows(x, "s2", f->truth);
 	end_vm(x, f);
 	end_vm(x, g);
+	nothing_left(x);
+}
+
+/* How the VM ended that is called (name) now. */
+static json_int_t end_of(struct world *x, const char *name)
+{
+	json_t *r = must(x, "vm.wait", json_pack("{s:s}", "vm", name));
+	json_int_t status = json_integer_value(json_object_get(r, "status"));
+
+	json_decref(r);
+	return status;
+}
+
+/* A VM that ended is remembered until another of its name has begun. */
+static void remembered_until_replaced(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	struct wire_exited w = {.status = 7, .reason = WIRE_EXIT_PROGRAM};
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int fds[4] = {null, null, null, null};
+	json_t *m;
+
+	say(f, WIRE_EXITED, 0, 0, &w, sizeof(w), NULL, 0);
+	end_vm(x, f);
+	assert_int_equal(end_of(x, "v"), 7);
+	m = call_fds(x, "vm.launch",
+	    json_pack("{s:[],s:s}", "args", "name", "v"), fds, 4);
+	assert_false(good(m));
+	json_decref(m);
+	assert_int_equal(end_of(x, "v"), 7);
+	hook.pid = 0;
+	request(x, "vm.launch",
+	    json_pack("{s:[s],s:s}", "args", "prog", "name", "v"), fds, 4);
+	while (hook.pid == 0)
+		pump(x);
+	(void)close(hook.monitor);
+	(void)kill(hook.pid, SIGKILL);
+	m = answer(x);
+	assert_false(good(m));
+	json_decref(m);
+	assert_int_equal(end_of(x, "v"), 7);
+	(void)close(null);
+	f = launch_vm(x, 0, "v");
+	end_vm(x, f);
+	assert_int_not_equal(end_of(x, "v"), 7);
 	nothing_left(x);
 }
 
@@ -911,6 +960,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    T(freeze_map_diff),
+	    T(remembered_until_replaced),
 	    T(rewritten_pages),
 	    T(lists_in_parts),
 	    T(refusal_ends_nothing),

@@ -196,6 +196,8 @@ json_t *vm_end_json(const struct bvm *vm);
  * came to nothing; both do nothing where there is nothing. */
 void launch_drop(struct bvm *vm);
 void launch_failed(struct bvm *vm);
+/* Its program began: forget the one that had its name before, and ended. */
+void launch_began(struct broker *b, const struct bvm *vm);
 
 /* --- places.c ---------------------------------------------------------------
  */

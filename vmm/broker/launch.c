@@ -189,7 +189,7 @@ static int launch_name(struct broker *b, struct home *h, struct ctl_req *rq,
     struct bvm *vm, struct err *e)
 {
 	const char *name = ctl_str(rq, "name");
-	struct bvm *old;
+	const struct bvm *old;
 
 	if (name == NULL)
 		return 0;
@@ -199,30 +199,39 @@ static int launch_name(struct broker *b, struct home *h, struct ctl_req *rq,
 	if (old != NULL && old->state != VM_EXITED)
 		return err_set(e, -EEXIST,
 		    "a VM called '%s' exists; choose another name", name);
-	if (old != NULL)
-		vm_bury(b, old);
 	(void)snprintf(vm->name, sizeof(vm->name), "%s", name);
 	return 0;
 }
 
-/* Room for one more; records of VMs that ended make place first. */
-static int launch_room(struct broker *b, struct err *e)
+void launch_began(struct broker *b, const struct bvm *vm)
 {
-	struct bvm *oldest = NULL;
+	for (struct bvm *old = b->vms; old != NULL; old = old->next)
+		if (old != vm && !old->dead && old->state == VM_EXITED &&
+		    old->home == vm->home && vm->name[0] != '\0' &&
+		    strcmp(old->name, vm->name) == 0)
+			vm_bury(b, old);
+}
+
+/* Room for one more; of VMs that ended a record may have to make place: that of
+ * *oldest, or NULL. */
+static int launch_room(struct broker *b, struct bvm **oldest, struct err *e)
+{
+	struct bvm *last = NULL;
 	uint32_t n = 0;
 
+	*oldest = NULL;
 	for (struct bvm *vm = b->vms; vm != NULL; vm = vm->next) {
 		if (vm->dead)
 			continue;
 		n++;
 		if (vm->state == VM_EXITED && vm->attached == NULL)
-			oldest = vm; /* the list has the newest first */
+			last = vm; /* the list has the newest first */
 	}
 	if (n < VMS_MAX)
 		return 0;
-	if (oldest == NULL)
+	if (last == NULL)
 		return err_set(e, -ENOSPC, "%u VMs run already", VMS_MAX);
-	vm_bury(b, oldest);
+	*oldest = last;
 	return 0;
 }
 
@@ -254,6 +263,7 @@ void op_vm_launch(void *ctx, struct ctl_req *rq)
 	struct broker *b = ctx;
 	struct home *h = req_home(rq);
 	struct bvm *vm = calloc(1, sizeof(*vm));
+	struct bvm *oldest;
 	struct err e = {0};
 
 	if (vm != NULL)
@@ -273,7 +283,8 @@ void op_vm_launch(void *ctx, struct ctl_req *rq)
 	for (; vm->nlaunch_fds < LAUNCH_FDS; vm->nlaunch_fds++)
 		vm->launch_fd[vm->nlaunch_fds] =
 		    ctl_take_fd(rq, vm->nlaunch_fds);
-	if (launch_room(b, &e) != 0 || launch_name(b, h, rq, vm, &e) != 0 ||
+	if (launch_room(b, &oldest, &e) != 0 ||
+	    launch_name(b, h, rq, vm, &e) != 0 ||
 	    launch_payload(b, vm, rq, &e) != 0 ||
 	    launch_gives(b, vm, &h->caps, ctl_json(rq, "give"), &e) != 0 ||
 	    monitor_start(b, vm, &e) != 0) {
@@ -281,6 +292,8 @@ void op_vm_launch(void *ctx, struct ctl_req *rq)
 		ctl_fail(rq, &e);
 		return;
 	}
+	if (oldest != NULL)
+		vm_bury(b, oldest);
 	vm->id = b->next_id++;
 	vm->launch_rq = rq;
 	ctl_req_on_cancel(rq, launch_cancelled, vm);

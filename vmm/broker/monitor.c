@@ -124,6 +124,7 @@ static void on_started(struct broker *b, struct bvm *vm)
 	if (vm->state != VM_STARTING)
 		return;
 	vm->state = VM_RUNNING;
+	launch_began(b, vm);
 	own_moved(b, vm, true);
 	vm->launch_rq = NULL;
 	if (rq != NULL) {
