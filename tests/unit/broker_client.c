@@ -12,7 +12,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vmm/broker/internal.h"
 #include "vmm/core/fdmsg.h"
+#include "vmm/ctl/ctl_priv.h"
 
 uint64_t now(void)
 {
@@ -215,6 +217,19 @@ const char *why(const json_t *m)
 	    json_object_get(json_object_get(m, "error"), "message"));
 }
 
+/* A result is as service.describe says. */
+static void check_result(const char *method, json_t *r)
+{
+	struct ctl_op as = {.name = method};
+	struct ctl_failure f;
+
+	for (size_t i = 0; i < broker_ctl_conf.nops; i++)
+		if (strcmp(broker_ctl_conf.ops[i].name, method) == 0)
+			as.params = broker_ctl_conf.ops[i].results;
+	if (!ctl_check_params(&as, r, &f))
+		fail_msg("the result of %s: %s", method, f.why);
+}
+
 /* As call(), and it must succeed; its result. */
 json_t *must(struct world *x, const char *method, json_t *params)
 {
@@ -225,6 +240,7 @@ json_t *must(struct world *x, const char *method, json_t *params)
 		fail_msg("%s: %s", method, m == NULL ? "cut off" : why(m));
 	r = json_incref(json_object_get(m, "result"));
 	json_decref(m);
+	check_result(method, r);
 	return r;
 }
 

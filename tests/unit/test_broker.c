@@ -91,6 +91,36 @@ static void remembered_until_replaced(void **state)
 	nothing_left(x);
 }
 
+/* Where a fault was is told in all 64 bits, and as it is described. */
+static void fault_far_up(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	struct {
+		struct wire_exited x;
+		char text[4];
+	} w = {.x = {.status = 139,
+		   .reason = WIRE_EXIT_FAULT,
+		   .rip = UINT64_MAX,
+		   .address = 1ULL << 63,
+		   .known = WIRE_KNOWN_REGS | WIRE_KNOWN_ADDRESS,
+		   .segment = UINT32_MAX},
+	    .text = "far"};
+	json_t *r;
+	json_t *report;
+
+	say(f, WIRE_EXITED, 0, 0, &w, sizeof(w), NULL, 0);
+	end_vm(x, f);
+	r = must(x, "vm.wait", json_pack("{s:s}", "vm", "v"));
+	report = json_object_get(r, "report");
+	assert_int_equal(
+	    json_integer_value(json_object_get(report, "rip")), -1);
+	assert_int_equal(
+	    json_integer_value(json_object_get(report, "address")), INT64_MIN);
+	json_decref(r);
+	nothing_left(x);
+}
+
 static json_int_t pages_between(struct world *x, bool exact)
 {
 	json_t *r = must(x, "snapshot.diff",
@@ -961,6 +991,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    T(freeze_map_diff),
 	    T(remembered_until_replaced),
+	    T(fault_far_up),
 	    T(rewritten_pages),
 	    T(lists_in_parts),
 	    T(refusal_ends_nothing),

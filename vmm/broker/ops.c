@@ -269,7 +269,10 @@ static const struct ctl_param dirty_end_params[] = {
     P_VM, P_SEGMENT, STR("cursor", "label"), END};
 static const struct ctl_param dirty_results[] = {
     SIZE("pages", "written since the cursor advanced"), R_EXTENTS,
-    SIZE_OPT("bitmap_fd", "instead: position of the bitmap's memfd"), END};
+    SIZE_OPT("bitmap_fd", "instead: position of the bitmap's memfd"),
+    BOOL_OPT("exact", "of an exact one: bytes were compared"),
+    SIZE_OPT("nodes_visited", "of an exact one: of the page maps"),
+    SIZE_OPT("diff_ns", "of an exact one: comparing the page maps"), END};
 
 static const struct ctl_param set_fields[] = {
     SIZE("pages", "in all"), R_EXTENTS, END};
