@@ -6,6 +6,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "vmm/broker/internal.h"
+#include "vmm/ctl/ctl_priv.h"
+
 #define SUBSCRIBE                                                              \
 	"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"service.subscribe\"}\n"
 
@@ -37,6 +40,19 @@ static json_t *heard(struct world *x, int fd)
 	return NULL;
 }
 
+/* An event is as service.describe says. */
+static void check_event(const char *name, json_t *params)
+{
+	struct ctl_op as = {.name = name};
+	struct ctl_failure f;
+
+	for (size_t i = 0; i < broker_ctl_conf.nevents; i++)
+		if (strcmp(broker_ctl_conf.events[i].name, name) == 0)
+			as.params = broker_ctl_conf.events[i].params;
+	if (!ctl_check_params(&as, params, &f))
+		fail_msg("event %s: %s", name, f.why);
+}
+
 /* The next is event (name); its parameters, of which (want) are some. */
 static void hears(struct world *x, int fd, const char *name, json_t *want)
 {
@@ -56,6 +72,7 @@ static void hears(struct world *x, int fd, const char *name, json_t *want)
 		if (json_is_null(v) ? got != NULL : !json_equal(v, got))
 			fail_msg("%s: %s is wrong", name, key);
 	}
+	check_event(name, params);
 	json_decref(want);
 	json_decref(m);
 }
