@@ -109,8 +109,8 @@ int firn_map(int cap, uint32_t mode, uint64_t gpa, struct firn_segment *out);
 int firn_adopt(int cap, uint64_t gpa, struct firn_segment *out);
 /*
  * Take a view away, or a segment that was adopted or that was severed and not
- * frozen since. -ENOENT, -EPERM (another segment), -EBUSY (what was severed
- * waits to be taken).
+ * frozen since. -ENOENT, -EPERM (another segment), -EBUSY (what was frozen or
+ * severed of it waits to be taken: do that again).
  */
 int firn_unmap(uint32_t view);
 

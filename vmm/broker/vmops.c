@@ -362,8 +362,8 @@ static int unmap(struct bvm *vm, struct ctl_req *rq, struct err *e)
 	if (p->has_severed || p->severing ||
 	    (p->pending != NULL && p->lifts == NULL))
 		return err_set(e, -EBUSY,
-		    "what was severed from '%.64s' waits to be taken; sever it "
-		    "again",
+		    "what was frozen or severed of '%.64s' waits to be taken; "
+		    "freeze or sever it again",
 		    p->name);
 	op = calloc(1, sizeof(*op));
 	if (op == NULL)
