@@ -556,6 +556,38 @@ static void test_model_large(void **state)
 	run_model(MODEL_LARGE);
 }
 
+/* --- many areas ------------------------------------------------------------
+ */
+
+/* As many as there may be: what is done to all takes a walk, not one for each;
+ * the rounds would take an hour otherwise. */
+static void test_many_areas(void **state)
+{
+	const uint64_t npages = AS_AREAS_MAX - 2;
+	const uint64_t start = MODEL_SMALL;
+	const uint64_t end = start + npages * PAGE_SIZE;
+	struct areas s = {0};
+
+	(void)state;
+	assert_int_equal(areas_room(&s, npages + 2), 0);
+	for (uint64_t i = 0; i < npages; i++)
+		areas_add(&s, (struct as_area){.start = start + i * PAGE_SIZE,
+				  .end = start + (i + 1) * PAGE_SIZE,
+				  .prot = AS_R,
+				  .stack = i % 2});
+	assert_int_equal(s.n, npages);
+	for (uint32_t i = 0; i < 600; i++) {
+		areas_protect(&s, start, end, i % 2 ? AS_R : AS_R | AS_W);
+		assert_int_equal(s.n, npages);
+		assert_int_equal(s.committed, npages);
+	}
+	areas_cut(&s, start + PAGE_SIZE, end - PAGE_SIZE);
+	assert_int_equal(s.n, 2);
+	assert_int_equal(s.committed, 2);
+	assert_false(areas_any(&s, start + PAGE_SIZE, end - PAGE_SIZE));
+	areas_fini(&s);
+}
+
 /* --- what was promised is there ------------------------------------------- */
 
 #define RANGES_MAX 200u
@@ -666,6 +698,7 @@ int main(void)
 	    cmocka_unit_test(test_forget_fails),
 	    cmocka_unit_test(test_model_small),
 	    cmocka_unit_test(test_model_large),
+	    cmocka_unit_test(test_many_areas),
 	    cmocka_unit_test(test_promises),
 	};
 

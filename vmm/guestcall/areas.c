@@ -190,18 +190,77 @@ void areas_add(struct areas *s, struct as_area a)
 
 void areas_cut(struct areas *s, uint64_t start, uint64_t end)
 {
+	struct as_area kept[2];
+	size_t n = 0;
 	size_t i = area_at(s, start);
+	size_t j = i;
 
-	while (i < s->n && s->v[i].start < end) {
-		struct as_area a = area_take(s, i);
-		struct as_area left = a;
-		struct as_area right = a;
-
-		left.end = start;
-		right.start = end;
-		if (a.start < start)
-			area_put(s, i++, left);
-		if (a.end > end)
-			area_put(s, i++, right);
+	for (; j < s->n && s->v[j].start < end; j++)
+		s->committed -= promise(s, &s->v[j]);
+	if (i == j)
+		return;
+	if (s->v[i].start < start) {
+		kept[n] = s->v[i];
+		kept[n++].end = start;
 	}
+	if (s->v[j - 1].end > end) {
+		kept[n] = s->v[j - 1];
+		kept[n++].start = end;
+	}
+	memmove(&s->v[i + n], &s->v[j], (s->n - j) * sizeof(s->v[0]));
+	s->n = s->n - (j - i) + n;
+	for (size_t k = 0; k < n; k++) {
+		s->v[i + k] = kept[k];
+		s->committed += promise(s, &kept[k]);
+	}
+}
+
+/* An area that goes on beyond (va) becomes two, which meet there. */
+static void split(struct areas *s, uint64_t va)
+{
+	size_t i = area_at(s, va);
+
+	if (i == s->n || s->v[i].start >= va)
+		return;
+	memmove(&s->v[i + 1], &s->v[i], (s->n - i) * sizeof(s->v[0]));
+	s->n++;
+	s->v[i].end = va;
+	s->v[i + 1].start = va;
+}
+
+/* Join what can be of the areas from (first) to before (end), which there are.
+ */
+static void join(struct areas *s, size_t first, size_t end)
+{
+	size_t to = first;
+
+	for (size_t from = first + 1; from < end; from++) {
+		if (area_joins(&s->v[to], &s->v[from]))
+			s->v[to].end = s->v[from].end;
+		else
+			s->v[++to] = s->v[from];
+	}
+	to++;
+	memmove(&s->v[to], &s->v[end], (s->n - end) * sizeof(s->v[0]));
+	s->n -= end - to;
+}
+
+void areas_protect(struct areas *s, uint64_t start, uint64_t end, uint32_t prot)
+{
+	size_t first;
+	size_t i;
+
+	split(s, start);
+	split(s, end);
+	first = area_at(s, start);
+	for (i = first; i < s->n && s->v[i].start < end; i++) {
+		struct as_area *a = &s->v[i];
+
+		s->committed -= promise(s, a);
+		a->prot = prot;
+		a->promised = a->promised || prot;
+		s->committed += promise(s, a);
+	}
+	if (i > first)
+		join(s, first > 0 ? first - 1 : 0, i < s->n ? i + 1 : i);
 }

@@ -5,7 +5,8 @@
  *
  * Ascending, disjoint, joined where they can be; of them a count of the pages
  * that were promised. An area stays promised while it may not be touched, as
- * what was written there is kept. Ranges are [start, end), of whole pages.
+ * what was written there is kept. Ranges are [start, end), of whole pages; what
+ * is done to one takes time in proportion to the areas that there are.
  *
  * Threads:  the caller's lock.
  */
@@ -62,5 +63,9 @@ int areas_room(struct areas *s, size_t n);
 void areas_add(struct areas *s, struct as_area a);
 /* Take the range out of all areas; needs room for one more. */
 void areas_cut(struct areas *s, uint64_t start, uint64_t end);
+/* Areas of the range get (prot), and are promised where that permits anything;
+ * needs room for two more. */
+void areas_protect(
+    struct areas *s, uint64_t start, uint64_t end, uint32_t prot);
 
 #endif /* VMM_GUESTCALL_AREAS_H */

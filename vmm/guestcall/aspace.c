@@ -177,7 +177,6 @@ int as_unmap(struct aspace *as, uint64_t va, uint64_t len)
 int as_protect(struct aspace *as, uint64_t va, uint64_t len, uint32_t prot)
 {
 	uint64_t end = va + len;
-	uint64_t start = va;
 	int r;
 
 	if (!range_ok(va, len))
@@ -191,17 +190,7 @@ int as_protect(struct aspace *as, uint64_t va, uint64_t len, uint32_t prot)
 		return r;
 	if (prot && !may_promise(as, areas_unpromised(&as->areas, va, end), 0))
 		return -ENOMEM;
-	while (start < end) {
-		struct as_area a = *as_find(as, start);
-
-		a.start = start;
-		a.end = min64(a.end, end);
-		a.prot = prot;
-		a.promised = a.promised || prot;
-		start = a.end;
-		areas_cut(&as->areas, a.start, a.end);
-		areas_add(&as->areas, a);
-	}
+	areas_protect(&as->areas, va, end, prot);
 	return entries_sync(as, va, end, prot);
 }
 
