@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * db_attack KIND...: a guest that means harm, to see that it does none.
- *   flip SEGMENT       changes a length and back in its own segment, for ever
+ *
+ *   flip SEGMENT    changes a length and back in its own segment, for ever
  *   check NAME SECONDS [OFFSET]
- *                      a victim: validates that length in snapshot NAME, at
- *                      OFFSET (0), then uses it; says how often the two
- * differed write NAME         writes to a read-only view of NAME forge NAME
- * tries capability numbers other than that of NAME, and to do more with a
- * derived one than it permits wrap NAME          maps NAME at addresses that
- * wrap, overlap or are odd twice NAME         maps NAME twice at one address
- *   holes NAME         reads every page of a view of NAME
+ *                   a victim: validates that length in snapshot NAME, at OFFSET
+ *                   (0), then uses it; says how often the two differed
+ *   write NAME      writes to a read-only view of NAME
+ *   forge NAME      tries capability numbers other than that of NAME, and to do
+ *                   more with a derived one than it permits
+ *   wrap NAME       maps NAME at addresses that wrap, overlap or are odd
+ *   twice NAME      maps NAME twice at one address
+ *   holes NAME      reads every page of a view of NAME
+ *
  * Says what was refused and ends with 0 if all was, 1 if not.
  */
 #include <errno.h>

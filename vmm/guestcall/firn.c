@@ -187,7 +187,6 @@ static int64_t do_segment_make(struct guest_call *c)
 
 	if (r == 0 && (c->a[3] & ~(uint64_t)FIRN_SEG_MAKE) != 0)
 		r = -EINVAL;
-
 	if (r == 0)
 		r = call_check_out(c, c->a[2], sizeof(struct firn_segment));
 	if (r == 0)

@@ -251,7 +251,6 @@ int lift_first_prepare(struct place *p, struct lift *l, struct err *e)
 
 	if (r < 0)
 		return r;
-
 	l->data = calloc(words, sizeof(uint64_t));
 	if (l->data == NULL)
 		return -ENOMEM;

@@ -72,7 +72,9 @@ struct vm {
 	int stdio[3];
 	struct vm_cpu cpu[VM_VCPUS_MAX];
 	uint32_t ncpus;
-	_Atomic bool stopping; /* set under lock */
+	/* No vCPU enters any more; from calls_fail_all() on, which sets it
+	 * under (lock), none waits for the control thread or the broker. */
+	_Atomic bool stopping;
 
 	/* Guards what follows. Nothing else is locked inside it. */
 	pthread_mutex_t lock;
