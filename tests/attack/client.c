@@ -164,8 +164,7 @@ static void refused(struct client *c, const char *name, bool answered)
 		verdict(true, name, "");
 }
 
-/* --- snapshot.import: what is no sealed memfd -------------------------------
- */
+/* --- snapshot.import: what is no sealed memfd ----------------------------- */
 
 static int memory(uint64_t len, int seals)
 {
@@ -229,8 +228,7 @@ static void imports(struct client *c)
 	import(c, "import of 2^62 pages", memory(PAGE, ALL_SEALS), 1LL << 62);
 }
 
-/* --- vm.launch --------------------------------------------------------------
- */
+/* --- vm.launch ------------------------------------------------------------ */
 
 static void launch(
     struct client *c, const char *name, int prog, size_t nfds, const char *more)
@@ -307,8 +305,7 @@ static void launches(struct client *c)
 	(void)close(sparse);
 }
 
-/* --- the other methods ------------------------------------------------------
- */
+/* --- the other methods ---------------------------------------------------- */
 
 static void others(struct client *c, const char *vm, const char *snap)
 {
@@ -346,8 +343,7 @@ static void others(struct client *c, const char *vm, const char *snap)
 	    call(c, NULL, 0, "../../vm.kill", "\"vm\":\"%s\"", vm));
 }
 
-/* --- the layers of an opened snapshot ---------------------------------------
- */
+/* --- the layers of an opened snapshot ------------------------------------- */
 
 static bool cannot_write(int fd, size_t len, const char **how)
 {
@@ -444,8 +440,7 @@ static void layers(struct client *c, const char *snap)
 	drop_fds(c);
 }
 
-/* --- half a request ---------------------------------------------------------
- */
+/* --- half a request ------------------------------------------------------- */
 
 static void halves(struct client *c, const char *path)
 {

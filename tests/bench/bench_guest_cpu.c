@@ -76,8 +76,7 @@ static double spawn_us(char *const argv[])
 	return (double)(bench_now_ns() - t) / 1000;
 }
 
-/* --- the bare exit ---------------------------------------------------------
- */
+/* --- the bare exit -------------------------------------------------------- */
 
 #define BARE_MEM   (2u << 20)
 #define BARE_CODE  0x1000u
@@ -154,8 +153,7 @@ static double bare_exit_ns(void)
 	return ns;
 }
 
-/* --- where the time of a hello-world goes ----------------------------------
- */
+/* --- where the time of a hello-world goes --------------------------------- */
 
 enum step { COLD, WARM, START, HOST, LAUNCH, LINE, END, STEPS };
 

@@ -390,8 +390,7 @@ static void test_random(void **state)
 	free(s);
 }
 
-/* --- a guest that runs while it is frozen ----------------------------------
- */
+/* --- a guest that runs while it is frozen --------------------------------- */
 
 #define RING 300 /* pages that it writes in turn */
 

@@ -81,8 +81,7 @@ uint64_t rnd(struct world *w, uint64_t below);
 void *zeroed(uint64_t len);
 void *copy_of(const void *from, uint64_t len);
 
-/* --- snapshots and places --------------------------------------------------
- */
+/* --- snapshots and places ------------------------------------------------- */
 
 struct snap *new_snap(
     struct world *w, uint64_t id, uint64_t npages, const void *bytes);
@@ -106,8 +105,7 @@ struct rig_ref full_ref(struct world *w, const struct place *p);
 /* The bytes are written: the plain cursors must tell of their pages. */
 void touch(struct place *p, uint64_t offset, uint64_t len);
 
-/* --- sets of pages, a byte a page ------------------------------------------
- */
+/* --- sets of pages, a byte a page ----------------------------------------- */
 
 /* One more extent, which must lie behind *end, where the last one ended. */
 void add_range(struct world *w, unsigned char *in, uint64_t npages,
@@ -121,8 +119,7 @@ void check_set(struct world *w, unsigned char *got, const unsigned char *want,
 void check_diff_set(struct world *w, unsigned char *got, const unsigned char *a,
     const unsigned char *b, uint64_t npages, bool exact);
 
-/* --- their bytes ------------------------------------------------------------
- */
+/* --- their bytes ---------------------------------------------------------- */
 
 void check_place(struct world *w, struct place *p);
 struct firn_snapshot *open_snap(struct world *w, const struct snap *s);

@@ -170,8 +170,7 @@ void *json_memory(size_t n)
 	return p;
 }
 
-/* --- errands that are all long -----------------------------------------------
- */
+/* --- errands that are all long -------------------------------------------- */
 
 void __real_errand(
     struct broker *b, struct errand *w, errand_fn *fn, errand_done_fn *done);

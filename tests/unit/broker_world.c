@@ -233,8 +233,7 @@ uint32_t settled_fds(struct world *x, uint32_t most)
 	return n;
 }
 
-/* --- what tests of it share ------------------------------------------------
- */
+/* --- what tests of it share ----------------------------------------------- */
 
 void others_live(struct world *x, struct fake *g)
 {

@@ -26,8 +26,7 @@
 #define PATIENCE_NS 20000000000ULL
 #define LINE_BYTES  (1u << 20) /* of an answer */
 
-/* --- failures on demand ------------------------------------------------------
- */
+/* --- failures on demand --------------------------------------------------- */
 
 extern struct hook {
 	atomic_int left;        /* calls until the one that fails */

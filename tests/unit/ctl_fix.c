@@ -8,8 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* --- the service -----------------------------------------------------------
- */
+/* --- the service ---------------------------------------------------------- */
 
 static void op_add(void *ctx, struct ctl_req *rq)
 {
@@ -176,8 +175,7 @@ static void on_close(void *ctx, struct ctl_conn *c)
 		x->conn = NULL;
 }
 
-/* --- the client ------------------------------------------------------------
- */
+/* --- the client ----------------------------------------------------------- */
 
 int setup(void **state)
 {

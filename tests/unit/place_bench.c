@@ -11,8 +11,7 @@
 #include "vmm/kvm/kvm_dirty.h"
 #include "vmm/mem/pagemap.h"
 
-/* --- calls that fail on demand ---------------------------------------------
- */
+/* --- calls that fail on demand -------------------------------------------- */
 
 int fail_in[NSEAMS];
 int fail_errno = ENOMEM;
@@ -142,8 +141,7 @@ int __wrap_pagemap_private(
 			     : __real_pagemap_private(fd, hva, n, bits, count);
 }
 
-/* --- the bench -------------------------------------------------------------
- */
+/* --- the bench ------------------------------------------------------------ */
 
 int setup(void **state)
 {

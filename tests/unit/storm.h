@@ -94,8 +94,7 @@ static inline bool one_in(struct storm *s, uint32_t n)
 	return pick(s, n) == 0;
 }
 
-/* --- storm_check.c: what is known, and what must hold ----------------------
- */
+/* --- storm_check.c: what is known, and what must hold --------------------- */
 
 struct known *known_of(struct storm *s, uint64_t id); /* NULL */
 void learn(struct storm *s, uint64_t id, const uint64_t *tag, bool sure);
@@ -108,8 +107,7 @@ void storm_check(struct storm *s);
 /* Those that are sealed show what they did. */
 void storm_look(struct storm *s);
 
-/* --- storm_monitor.c, storm_lift.c: monitors -------------------------------
- */
+/* --- storm_monitor.c, storm_lift.c: monitors ------------------------------ */
 
 /* Its first place, on the memory that it was launched with. */
 void model_begin(struct svm *v);
@@ -132,16 +130,14 @@ void keep(struct svm *v, const int *fd, uint32_t n);
 /* WIRE_FREEZE and WIRE_SEVER. */
 void lifts(struct svm *v, struct sreq *q);
 
-/* --- storm_guest.c: guests, and the monitor that is not honest --------------
- */
+/* --- storm_guest.c: guests, and the monitor that is not honest ------------ */
 
 void guest_asks_any(struct svm *v);
 /* It unmaps what it may, on its own. */
 void guest_unmaps(struct svm *v);
 void evil_acts(struct svm *v);
 
-/* --- storm_client.c: a client ------------------------------------------------
- */
+/* --- storm_client.c: a client --------------------------------------------- */
 
 /* What was just requested is to be answered. */
 void expect(struct storm *s, const char *method, uint64_t ends);

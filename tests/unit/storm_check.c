@@ -55,8 +55,7 @@ uint64_t remember(struct storm *s, const uint64_t *tag, bool sure)
 	return s->nlifted;
 }
 
-/* --- what must hold at any moment -------------------------------------------
- */
+/* --- what must hold at any moment ----------------------------------------- */
 
 static uint32_t caps_in(const struct cap_table *t, uint64_t id)
 {

@@ -11,8 +11,7 @@
 #define SEALS_DONE  (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 #define SEALS_OWNED (F_SEAL_SHRINK | F_SEAL_GROW)
 
-/* --- places -----------------------------------------------------------------
- */
+/* --- places --------------------------------------------------------------- */
 
 struct splace *place_of(struct svm *v, uint32_t id)
 {
@@ -83,8 +82,7 @@ void kill_vm(const struct svm *v)
 		(void)kill(v->f->pid, SIGKILL);
 }
 
-/* --- answers ---------------------------------------------------------------
- */
+/* --- answers -------------------------------------------------------------- */
 
 void answer_to(struct svm *v, const struct sreq *q, int64_t status,
     const void *payload, uint32_t len, const int *fds, uint32_t nfds)
@@ -263,8 +261,7 @@ static void serve(struct svm *v, struct sreq *q)
 	}
 }
 
-/* --- requests wait ----------------------------------------------------------
- */
+/* --- requests wait -------------------------------------------------------- */
 
 static void take(struct svm *v, uint32_t i, struct sreq *q)
 {

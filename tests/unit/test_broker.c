@@ -322,8 +322,7 @@ static void clients_go(void **state)
 	nothing_left(x);
 }
 
-/* --- freezes that take several turns of the loop ---------------------------
- */
+/* --- freezes that take several turns of the loop -------------------------- */
 
 #define TURNS 4
 
@@ -402,8 +401,7 @@ static void end_behind_freeze(void **state)
 	nothing_left(x);
 }
 
-/* --- freezes and severs of one place, each under way with the next ----------
- */
+/* --- freezes and severs of one place, each under way with the next -------- */
 
 /* Nothing was written since: it has nothing to tell of. */
 static bool severs_nothing(struct fake *f)
@@ -720,8 +718,7 @@ static void sever_behind_lost(void **state)
 	nothing_left(*state);
 }
 
-/* --- cursors of one name ----------------------------------------------------
- */
+/* --- cursors of one name -------------------------------------------------- */
 
 static struct wire_msg held;
 

@@ -220,8 +220,7 @@ static void exact_of_guests(void **state)
 	nothing_left(x);
 }
 
-/* --- one call fails ---------------------------------------------------------
- */
+/* --- one call fails ------------------------------------------------------- */
 
 #define STRIDE 48 /* later calls are the nodes of a page map, all alike */
 

@@ -10,8 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* --- answers ----------------------------------------------------------------
- */
+/* --- answers -------------------------------------------------------------- */
 
 struct shape {
 	const char *what;
@@ -166,8 +165,7 @@ static void answers(void **state)
 	nothing_left(x);
 }
 
-/* --- what a monitor says by itself ------------------------------------------
- */
+/* --- what a monitor says by itself ---------------------------------------- */
 
 static uint32_t size_of(uint16_t type)
 {
@@ -262,9 +260,7 @@ static void sayings(void **state)
 	nothing_left(x);
 }
 
-/* --- figures
- * ------------------------------------------------------------------
- */
+/* --- figures -------------------------------------------------------------- */
 
 static struct wire_segment told[WIRE_SEGMENTS_MAX];
 static uint32_t ntold;

@@ -252,8 +252,7 @@ static void unmap_behind_sever(void **state)
 	nothing_left(x);
 }
 
-/* --- the number of a capability comes again ---------------------------------
- */
+/* --- the number of a capability comes again ------------------------------- */
 
 #define SLOT_OF(cap) ((cap) & ((1 << CAP_SLOT_BITS) - 1))
 #define GEN_OF(cap)  ((cap) >> CAP_SLOT_BITS)

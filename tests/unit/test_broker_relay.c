@@ -97,8 +97,7 @@ static void is_moved(void **state)
 	all_end(x, w);
 }
 
-/* --- what a place has twice --------------------------------------------------
- */
+/* --- what a place has twice ----------------------------------------------- */
 
 struct copies {
 	uint64_t cold;
@@ -198,8 +197,7 @@ static void scattered_copies_stay(void **state)
 	all_end(x, f);
 }
 
-/* --- what it may answer, and what nobody would ------------------------------
- */
+/* --- what it may answer, and what nobody would ---------------------------- */
 
 enum lie {
 	REFUSES,   /* and shows what it did */
@@ -338,8 +336,7 @@ static void lies_about_a_move(void **state)
 	}
 }
 
-/* --- the place goes meanwhile ------------------------------------------------
- */
+/* --- the place goes meanwhile --------------------------------------------- */
 
 static uint32_t asked; /* the sequence number of what was not answered */
 
@@ -440,8 +437,7 @@ static void unasked(void **state)
 	nothing_left(x);
 }
 
-/* --- what fails --------------------------------------------------------------
- */
+/* --- what fails ----------------------------------------------------------- */
 
 /* One call of compaction, or of what follows, fails: nothing is lost, and a
  * later mark does what this one did not. */

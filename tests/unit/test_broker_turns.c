@@ -14,8 +14,7 @@
 #include "tests/chance.h"
 #include "vmm/broker/internal.h"
 
-/* --- freezes ---------------------------------------------------------------
- */
+/* --- freezes -------------------------------------------------------------- */
 
 #define TURNS 4
 
@@ -132,8 +131,7 @@ static void unmap_behind_freezes(void **state)
 	nothing_left(x);
 }
 
-/* --- maps of many runs -------------------------------------------------------
- */
+/* --- maps of many runs ---------------------------------------------------- */
 
 #define SCATTERED (32u * APPLY_RUNS)
 
@@ -186,8 +184,7 @@ static void import_interrupted(void **state)
 	}
 }
 
-/* --- what was touched --------------------------------------------------------
- */
+/* --- what was touched ----------------------------------------------------- */
 
 #define TOUCHED 100003u
 

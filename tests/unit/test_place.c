@@ -9,8 +9,7 @@
 
 #include "vmm/wire/wire.h"
 
-/* --- refusals ---------------------------------------------------------------
- */
+/* --- refusals ------------------------------------------------------------- */
 
 static void test_make_refuses(void **state)
 {
@@ -221,8 +220,7 @@ static void test_dirty_untold(void **state)
 	free(words);
 }
 
-/* --- what a freeze promises --------------------------------------------------
- */
+/* --- what a freeze promises ----------------------------------------------- */
 
 static void test_layer_never_grows(void **state)
 {

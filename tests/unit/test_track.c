@@ -29,8 +29,7 @@
 #define MADV_COLLAPSE 25
 #endif
 
-/* --- calls that fail, or say something else --------------------------------
- */
+/* --- calls that fail, or say something else ------------------------------- */
 
 static bool no_scan;     /* as on Linux 6.1 */
 static bool no_register; /* userfaultfd refuses */

@@ -94,8 +94,7 @@ struct cli {
 extern const struct verb cli_verbs[];
 const struct verb *cli_find_verb(const char *name); /* or NULL */
 
-/* --- args.c ----------------------------------------------------------------
- */
+/* --- args.c --------------------------------------------------------------- */
 /*
  * Parse (argc,argv), the program's own, into *v and *a. 0, or -1: a usage
  * error, said on stderr. *v stays NULL where --help or --version came without a
@@ -109,8 +108,7 @@ int split_place(const char *text, char **vm, char **segment);
 void help_main(FILE *f);
 void help_verb(FILE *f, const struct verb *v);
 
-/* --- connect.c -------------------------------------------------------------
- */
+/* --- connect.c ------------------------------------------------------------ */
 /* Connect as (kind) says. 0, or -1. */
 int cli_connect(struct cli *c, enum link_kind kind);
 /* End the connection and a private firnd; kills that if it does not end. */
@@ -154,8 +152,7 @@ int cli_take_signals(struct cli *c);
  */
 bool cli_signalled(struct cli *c, int timeout_ms);
 
-/* --- out.c -----------------------------------------------------------------
- */
+/* --- out.c ---------------------------------------------------------------- */
 /* `firn: VERB: …` on stderr, control characters replaced; returns EX_FAIL. */
 int cli_fail(const struct cli *c, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
@@ -189,8 +186,7 @@ uint64_t number_at(const char *text);
 uint64_t json_u64(const json_t *obj, const char *key);    /* 0 if absent */
 const char *json_str(const json_t *obj, const char *key); /* "" if absent */
 
-/* --- proc.c, confine.c: other programs on files that are not trusted -------
- */
+/* --- proc.c, confine.c: other programs on files that are not trusted ------ */
 #define PROC_OUT_MAX  (16u << 20) /* bytes of a program's stdout and stderr */
 #define PROC_ARGS_MAX 24u         /* more are left out */
 
@@ -220,8 +216,7 @@ int proc_run(struct cli *c, const struct proc *p, const char *what, char **out);
  */
 int confine_to(const char *path);
 
-/* --- part.c: files that appear whole or not at all -------------------------
- */
+/* --- part.c: files that appear whole or not at all ------------------------ */
 /* What is written has a temporary name beside the file's until it is whole. */
 struct part {
 	char name[PATH_MAX]; /* "": none */
@@ -241,20 +236,17 @@ void part_end(struct part *p);
 /* All of that, for a text. */
 int write_file(struct cli *c, const char *file, const char *text, size_t len);
 
-/* --- snapshots.c, stats.c --------------------------------------------------
- */
+/* --- snapshots.c, stats.c ------------------------------------------------- */
 /* {"snapshots": [...]}: all of them, in however many calls; NULL. */
 json_t *cli_snapshots(struct cli *c);
 /* Who pins what, a line each, of a reply's pinned_by. */
 void out_pinned(const json_t *reply);
 
-/* --- report.c --------------------------------------------------------------
- */
+/* --- report.c ------------------------------------------------------------- */
 /* The fault report of a guest on stderr, with its code disassembled. */
 void report_print(const char *who, json_t *report);
 
-/* --- the verbs -------------------------------------------------------------
- */
+/* --- the verbs ------------------------------------------------------------ */
 int verb_run(struct cli *c, const struct args *a);
 int check_run(struct cli *c, const struct args *a);
 int verb_ps(struct cli *c, const struct args *a);

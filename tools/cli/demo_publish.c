@@ -37,8 +37,7 @@ static void fact(struct show *s, const char *key, uint64_t n)
 	(void)json_object_set_new(s->facts, key, json_integer((json_int_t)n));
 }
 
-/* --- the text ---------------------------------------------------------------
- */
+/* --- the text ------------------------------------------------------------- */
 
 static int send_file(struct demo_vm *vm, const char *path, size_t *sent)
 {
@@ -91,8 +90,7 @@ static int send_text(struct cli *c, struct demo_vm *vm, const char *file)
 	return 0;
 }
 
-/* --- the acts ---------------------------------------------------------------
- */
+/* --- the acts ------------------------------------------------------------- */
 
 static int build(struct cli *c, struct show *s, const char *file)
 {

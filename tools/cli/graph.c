@@ -262,8 +262,7 @@ static char *write_dot(const struct graph *g, size_t *len)
 	return text;
 }
 
-/* --- pictures --------------------------------------------------------------
- */
+/* --- pictures ------------------------------------------------------------- */
 
 static int draw(struct graph *g, const char *dot, size_t len, const char *file)
 {

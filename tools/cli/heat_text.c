@@ -123,8 +123,7 @@ static void put_shades(const struct heat *h, FILE *f, uint64_t first)
 	(void)fputc('\n', f);
 }
 
-/* --- legend ----------------------------------------------------------------
- */
+/* --- legend --------------------------------------------------------------- */
 
 static void put_sample(const struct heat *h, FILE *f, int colour, char shade)
 {

@@ -91,8 +91,7 @@ static int ask(struct cli *c, struct heat *h, uint64_t cells)
 	return ret;
 }
 
-/* --- what both pictures need -----------------------------------------------
- */
+/* --- what both pictures need ---------------------------------------------- */
 
 unsigned heat_level(const struct heat *h, uint64_t layer, unsigned nlevels)
 {
@@ -172,8 +171,7 @@ unsigned heat_rank(const struct heat *h, uint64_t layer)
 	return h->nranked;
 }
 
-/* --- the verb --------------------------------------------------------------
- */
+/* --- the verb ------------------------------------------------------------- */
 
 static json_t *cell_json(const uint64_t *cell)
 {

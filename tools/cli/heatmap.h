@@ -38,8 +38,7 @@ const char *heat_address(
 /* What the picture is of, behind the reference. */
 void heat_title(const struct heat *h, FILE *f);
 
-/* --- heat_text.c -----------------------------------------------------------
- */
+/* --- heat_text.c ---------------------------------------------------------- */
 /* Whether stdout is a terminal that shows colours, and they are wanted. */
 bool heat_colours(void);
 /* Cells that fit in a row of (width) columns, and how many rows there may be.
@@ -48,8 +47,7 @@ unsigned heat_text_cols(unsigned width);
 unsigned heat_text_rows(const struct heat *h);
 void heat_text(const struct heat *h, FILE *f);
 
-/* --- heat_svg.c ------------------------------------------------------------
- */
+/* --- heat_svg.c ----------------------------------------------------------- */
 void heat_svg(const struct heat *h, FILE *f);
 
 #endif /* TOOLS_CLI_HEATMAP_H */

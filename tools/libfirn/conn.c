@@ -70,8 +70,7 @@ void firn_close_fds(int *fds, size_t n)
 	}
 }
 
-/* --- connecting ------------------------------------------------------------
- */
+/* --- connecting ----------------------------------------------------------- */
 
 int firn_default_path(char *buf, size_t len)
 {
@@ -168,8 +167,7 @@ void firn_stop_fd(struct firn *c, int fd)
 	c->stop_fd = fd;
 }
 
-/* --- out -------------------------------------------------------------------
- */
+/* --- out ------------------------------------------------------------------ */
 
 /*
  * An error that answers no request (id null) comes before the service hangs
@@ -340,8 +338,7 @@ int firn_call_async_json(struct firn *c, const char *method, json_t *params,
 	return r;
 }
 
-/* --- in --------------------------------------------------------------------
- */
+/* --- in ------------------------------------------------------------------- */
 
 static int take_fds(struct firn *c, struct msghdr *mh)
 {
@@ -531,8 +528,7 @@ static int wait_for(struct firn *c, uint64_t id, int timeout_ms,
 	return 0;
 }
 
-/* --- replies ---------------------------------------------------------------
- */
+/* --- replies -------------------------------------------------------------- */
 
 static int errno_of(const char *name)
 {

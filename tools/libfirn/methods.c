@@ -142,8 +142,7 @@ int firn_unmap(
 	    e);
 }
 
-/* --- what changes hands ---------------------------------------------------
- */
+/* --- what changes hands --------------------------------------------------- */
 
 int firn_adopt(struct firn *c, const char *vm, const char *snapshot,
     uint64_t gpa, struct firn_map_result *out, int *copied_on_write,
@@ -192,8 +191,7 @@ int firn_take(struct firn *c, const char *vm, const char *snapshot,
 	return hand(c, "vm.take", vm, snapshot, name, moved, e);
 }
 
-/* --- sets of pages ---------------------------------------------------------
- */
+/* --- sets of pages -------------------------------------------------------- */
 
 void firn_pageset_free(struct firn_pageset *p)
 {

@@ -41,8 +41,7 @@ struct firn_snapshot {
 	void *addr; /* NULL: not mapped */
 };
 
-/* --- opening ---------------------------------------------------------------
- */
+/* --- opening -------------------------------------------------------------- */
 
 static int check_layer(int fd, size_t i, struct layer *l, struct firn_error *e)
 {
@@ -186,8 +185,7 @@ size_t firn_snapshot_layers(const struct firn_snapshot *s)
 	return s->nlayers;
 }
 
-/* --- reading ---------------------------------------------------------------
- */
+/* --- reading -------------------------------------------------------------- */
 
 /* The first run that ends after (page); nruns if there is none. */
 static size_t find_run(const struct firn_snapshot *s, uint64_t page)
@@ -274,8 +272,7 @@ int firn_snapshot_next(
 	return 0;
 }
 
-/* --- mapping ---------------------------------------------------------------
- */
+/* --- mapping -------------------------------------------------------------- */
 
 /*
  * The shortest run that gets a mapping of its own, so that there are at most

@@ -129,8 +129,7 @@ int broker_adopt(struct broker *b, int fd, struct err *e)
 	return ctl_adopt(b->ctl, fd, NULL, e);
 }
 
-/* --- service.* --------------------------------------------------------------
- */
+/* --- service.* ------------------------------------------------------------ */
 
 void op_subscribe(void *ctx, struct ctl_req *rq)
 {

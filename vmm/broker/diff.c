@@ -59,8 +59,7 @@ static void diff_free(struct diff_op *op)
 	free(op);
 }
 
-/* --- what differs ----------------------------------------------------------
- */
+/* --- what differs --------------------------------------------------------- */
 
 static int add_extent(void *ctx, uint64_t page, uint64_t npages)
 {
@@ -210,8 +209,7 @@ static int compare_run(struct errand *w)
 	return rc == 0 ? diff_blob(op) : rc;
 }
 
-/* --- the answer ------------------------------------------------------------
- */
+/* --- the answer ----------------------------------------------------------- */
 
 int extents_blob(const struct firn_extent *x, uint64_t n, int *fd)
 {
@@ -333,8 +331,7 @@ static void bytes_found(struct errand *w)
 		diff_done(w);
 }
 
-/* --- getting the maps ------------------------------------------------------
- */
+/* --- getting the maps ----------------------------------------------------- */
 
 static void diff_ready(struct diff_op *op)
 {
@@ -488,8 +485,7 @@ void diff_maps(struct broker *b, struct asker a, struct map x, struct map y,
 	diff_ready(op);
 }
 
-/* --- snapshot.diff ---------------------------------------------------------
- */
+/* --- snapshot.diff -------------------------------------------------------- */
 
 int side_find(struct broker *b, struct ctl_req *rq, const char *param,
     struct side *out, struct err *e)

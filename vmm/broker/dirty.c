@@ -97,8 +97,7 @@ void cursors_end(struct broker *b, struct bplace *p)
 	set_end(b, p->guest_cursor);
 }
 
-/* --- plain -----------------------------------------------------------------
- */
+/* --- plain ---------------------------------------------------------------- */
 
 struct plain_op {
 	struct errand w;
@@ -321,8 +320,7 @@ static int plain(struct ctl_req *rq, struct bvm *vm, struct bplace *p,
 	return rc;
 }
 
-/* --- exact ------------------------------------------------------------------
- */
+/* --- exact ---------------------------------------------------------------- */
 
 struct exact_op {
 	struct asker a;
@@ -539,8 +537,7 @@ void op_dirty_query(void *ctx, struct ctl_req *rq)
 		ctl_fail(rq, &e);
 }
 
-/* --- the end of a cursor ----------------------------------------------------
- */
+/* --- the end of a cursor -------------------------------------------------- */
 
 static void ended(
     struct broker *b, struct bvm *vm, struct wire_packet *pk, void *ctx)

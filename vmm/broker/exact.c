@@ -77,8 +77,7 @@ static void exact_fail(struct exact_op *op, int rc)
 	exact_free(op);
 }
 
-/* --- are they exact? -------------------------------------------------------
- */
+/* --- are they exact? ------------------------------------------------------ */
 
 /* For each file a bit a page; from the heap, or NULL. */
 static uint64_t **bits_of_files(const struct exact_op *op)
@@ -165,8 +164,7 @@ static int exact_weigh(struct errand *w)
 	return op->x.runs_fd < 0 ? op->x.runs_fd : 0;
 }
 
-/* --- the copy --------------------------------------------------------------
- */
+/* --- the copy ------------------------------------------------------------- */
 
 static int exact_copy(struct errand *w)
 {
@@ -226,8 +224,7 @@ static void exact_copied(struct errand *w)
 	    b, &op->apply, &op->s->map, op->to, op->runs.n, exact_applied, op);
 }
 
-/* --- the steps -------------------------------------------------------------
- */
+/* --- the steps ------------------------------------------------------------ */
 
 static void exact_weighed(struct errand *w)
 {

@@ -65,8 +65,7 @@ static void heat_free(struct heat_op *op)
 	layers_reap(b); /* the place as it was may have been the last holder */
 }
 
-/* --- in a worker thread: which layers there are ----------------------------
- */
+/* --- in a worker thread: which layers there are --------------------------- */
 
 static int by_id(const void *a, const void *b)
 {
@@ -123,8 +122,7 @@ static int note_layer(void *ctx, const struct page_run *r)
 	return 0;
 }
 
-/* --- and how much of each a cell has ---------------------------------------
- */
+/* --- and how much of each a cell has -------------------------------------- */
 
 /* The position of (layer), which is there. */
 static uint32_t position_of(const struct heat_op *op, uint32_t layer)
@@ -225,8 +223,7 @@ static void heat_run(struct work *w)
 		op->rc = count_cells(op);
 }
 
-/* --- the answer ------------------------------------------------------------
- */
+/* --- the answer ----------------------------------------------------------- */
 
 static int layers_blob(struct heat_op *op)
 {

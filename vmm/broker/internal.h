@@ -83,16 +83,14 @@ int runs_of_all(const struct map *m, const struct errand *w, struct runs *out);
  * layers. The files are held until filetab_free(). -ENOMEM, -E2BIG, -EPROTO. */
 int files_of(struct broker *b, struct runs *rs, struct filetab *t);
 
-/* --- snapops.c --------------------------------------------------------------
- */
+/* --- snapops.c ------------------------------------------------------------ */
 /* The snapshot that parameter "snapshot" names; else (rq) is answered. */
 struct snap *req_snap(
     struct broker *b, struct ctl_req *rq, uint32_t rights, int32_t *cap);
 /* What is known of (s), called (name), without a walk. NULL: no memory. */
 json_t *snap_json(struct broker *b, struct snap *s, const char *name);
 
-/* --- pinned.c: who keeps files in use ---------------------------------------
- */
+/* --- pinned.c: who keeps files in use ------------------------------------- */
 /* For each file a bit for each home whose VMs have it mapped or open, or are
  * about to; but not where a place is just moved. From the heap, or NULL. */
 uint64_t *pinned_by_vms(const struct broker *b);
@@ -106,8 +104,7 @@ void pinned_add(struct pinned *sum, const struct lfile_stat *st, uint64_t vms);
 /* A list of {uid, vm_bytes, client_bytes}, of those who pin anything. */
 json_t *pinned_json(const struct broker *b, const struct pinned *sum);
 
-/* --- store.c: giving back --------------------------------------------------
- */
+/* --- store.c: giving back ------------------------------------------------- */
 void store_init(struct broker *b);
 void store_end(struct broker *b); /* there are no workers any more */
 /* Something was dropped or made. */
@@ -129,13 +126,11 @@ struct layer_copied;
 int snap_copied(struct broker *b, const struct snap *s, struct layer_copied *c,
     uint32_t *layer, struct err *e);
 
-/* --- stats.c ----------------------------------------------------------------
- */
+/* --- stats.c -------------------------------------------------------------- */
 /* The mark that began then is done: answer who waited for it. */
 void stats_marked(struct broker *b, uint64_t began_ns);
 
-/* --- relay.c ----------------------------------------------------------------
- */
+/* --- relay.c -------------------------------------------------------------- */
 /* Pins of each file that its places can be moved from; from the heap, or NULL.
  */
 uint32_t *relay_pins(struct broker *b);
@@ -148,8 +143,7 @@ void relay_copies(struct broker *b, struct bvm *vm, struct bplace *p,
 void relay_places(struct broker *b);
 void relay_turn(void *b);
 
-/* --- link.c -----------------------------------------------------------------
- */
+/* --- link.c --------------------------------------------------------------- */
 int link_open(struct link *l, struct loop *loop, int fd, loop_io_fn *fn,
     void *arg, struct err *e);
 /* (closer) closes the socket, with what the monitor sent and nobody read. */
@@ -164,8 +158,7 @@ int link_send(struct link *l, const struct wire_msg *m, const void *payload,
 /* Send what waits. Not 0: a packet could not be sent and is lost. */
 int link_flush(struct link *l);
 
-/* --- vm.c: VMs -------------------------------------------------------------
- */
+/* --- vm.c: VMs ------------------------------------------------------------ */
 struct bvm *vm_by_id(struct broker *b, uint64_t id);
 /* What (vm) is called: its name, or its id where it has none. */
 void vm_label(const struct bvm *vm, char out[FIRN_NAME_MAX]);
@@ -186,12 +179,10 @@ void vms_detach(struct broker *b, struct ctl_conn *conn);
 int vms_init(struct broker *b, struct err *e);
 void vms_free(struct broker *b);
 
-/* --- report.c ---------------------------------------------------------------
- */
+/* --- report.c ------------------------------------------------------------- */
 json_t *vm_end_json(const struct bvm *vm);
 
-/* --- launch.c ---------------------------------------------------------------
- */
+/* --- launch.c ------------------------------------------------------------- */
 /* Let go of what waited to be sent, and answer who waits for a launch that
  * came to nothing; both do nothing where there is nothing. */
 void launch_drop(struct bvm *vm);
@@ -199,8 +190,7 @@ void launch_failed(struct bvm *vm);
 /* Its program began: forget the one that had its name before, and ended. */
 void launch_began(struct broker *b, const struct bvm *vm);
 
-/* --- places.c ---------------------------------------------------------------
- */
+/* --- places.c ------------------------------------------------------------- */
 struct bplace *place_by_id(struct bvm *vm, uint32_t id);
 /* (ref) NULL: the RAM. NULL: -ENOENT in (e), which may be NULL. */
 struct bplace *place_find(struct bvm *vm, const char *ref, struct err *e);
@@ -216,8 +206,7 @@ void place_gone(struct broker *b, struct bvm *vm, struct bplace *p);
 int places_told(struct bvm *vm, const struct wire_packet *pk,
     struct wire_segment *w, uint32_t *n);
 
-/* --- monitor.c --------------------------------------------------------------
- */
+/* --- monitor.c ------------------------------------------------------------ */
 /* Start one for (vm): 0, or an error and nothing runs. */
 int monitor_start(struct broker *b, struct bvm *vm, struct err *e);
 int vm_ask(struct bvm *vm, uint16_t type, const void *payload, uint32_t len,
@@ -236,8 +225,7 @@ void fds_reserve(struct broker *b);
 void fds_release(struct broker *b);
 bool fds_reserved(struct broker *b);
 
-/* --- asker.c: who asked -----------------------------------------------------
- */
+/* --- asker.c: who asked --------------------------------------------------- */
 /* A client's request, or a guest's: what an operation answers to. */
 struct asker {
 	struct ctl_req *rq; /* or NULL: a guest */
@@ -254,8 +242,7 @@ void asker_answer_guest(struct broker *b, struct asker *a, int64_t status,
 struct cap_table *asker_caps(struct broker *b, struct asker *a);
 struct home *asker_home(struct broker *b, struct asker *a);
 
-/* --- held.c: files that a VM keeps in use -----------------------------------
- */
+/* --- held.c: files that a VM keeps in use --------------------------------- */
 /* For a view to come. NULL: -ENOSPC (they would be too many), -ENOMEM. */
 struct held *held_new(struct broker *b, struct bvm *vm, const uint32_t *file,
     uint32_t n, struct err *e);
@@ -269,8 +256,7 @@ void held_drop(struct broker *b, struct bvm *vm, struct held *h); /* or NULL */
 void held_closed(struct broker *b, struct bvm *vm, uint32_t id);
 void held_end(struct broker *b, struct bvm *vm);
 
-/* --- steps.c: what a monitor told of a place ---------------------------------
- */
+/* --- steps.c: what a monitor told of a place ------------------------------ */
 /* Room for those of an answer. -ENOMEM: there is none. */
 int steps_make(struct broker *b, struct step **out);
 /* Queue those that (pk) tells of (p), taken from (spare). -EPROTO. */
@@ -289,8 +275,7 @@ int steps_turn(
     struct broker *b, struct bvm *vm, struct bplace *p, struct err *e);
 void steps_free(struct broker *b, struct step **queue);
 
-/* --- lift.c ------------------------------------------------------------------
- */
+/* --- lift.c --------------------------------------------------------------- */
 struct lifted {
 	struct wire_frozen f;
 	uint32_t owned;  /* the layer that the map is in, if that is; or 0 */
@@ -324,8 +309,7 @@ void freeze(struct broker *b, struct asker a, struct bvm *vm, struct bplace *p,
 void grant_owner(
     struct bvm *vm, struct snap *s, uint32_t rights, const char *name);
 
-/* --- lay.c -------------------------------------------------------------------
- */
+/* --- lay.c ---------------------------------------------------------------- */
 struct lay_req {
 	uint64_t vm;
 	struct snap *snap; /* the callee holds it itself */
@@ -341,8 +325,7 @@ void lay(struct broker *b, struct asker a, const struct lay_req *r);
 int lay_req_take(struct broker *b, struct bvm *vm, struct ctl_req *rq,
     uint32_t rights, struct lay_req *r, struct err *e);
 
-/* --- view.c ------------------------------------------------------------------
- */
+/* --- view.c --------------------------------------------------------------- */
 /* What a monitor is to show, as it is told it. */
 struct view {
 	struct asker a;
@@ -357,8 +340,7 @@ struct view {
 int view_tell(
     struct broker *b, struct bvm *vm, const struct view *v, struct err *e);
 
-/* --- exact.c ----------------------------------------------------------------
- */
+/* --- exact.c -------------------------------------------------------------- */
 #define EXACT_FILES_MAX 200u
 
 /* A snapshot as runs over files of which every page is reachable from it. */
@@ -376,9 +358,7 @@ typedef void exact_fn(
  * errors of the copy. */
 void exact(struct broker *b, struct snap *s, exact_fn *fn, void *ctx);
 
-/* --- own.c: what one holder alone has
- * -----------------------------------------
- */
+/* --- own.c: what one holder alone has ------------------------------------- */
 /* Is it owned, and nobody else's? */
 bool own_alone(struct broker *b, struct snap *s);
 /*
@@ -407,8 +387,7 @@ void own_refused(struct broker *b, struct bvm *vm, struct asker *a,
 int own_move(struct broker *b, struct bvm *vm, struct snap *s, struct err *e);
 void own_moved(struct broker *b, struct bvm *vm, bool done);
 
-/* --- diff.c ------------------------------------------------------------------
- */
+/* --- diff.c --------------------------------------------------------------- */
 /* One side of a comparison: a snapshot, or a place as it is now. */
 struct side {
 	struct snap *snap; /* or NULL */
@@ -435,8 +414,7 @@ int extents_blob(const struct firn_extent *x, uint64_t n, int *fd);
 int extents_put(
     json_t *result, const struct firn_extent *x, uint64_t n, int fd, size_t i);
 
-/* --- meld.c -----------------------------------------------------------------
- */
+/* --- meld.c --------------------------------------------------------------- */
 struct meld_req {
 	struct snap *snap[3]; /* base, a, b; the callee holds them itself */
 	uint32_t rights;      /* of the result */
@@ -448,8 +426,7 @@ struct meld_req {
 uint32_t meld_right(int i);
 void meld(struct broker *b, struct asker a, const struct meld_req *r);
 
-/* --- track.c ----------------------------------------------------------------
- */
+/* --- track.c -------------------------------------------------------------- */
 /* What a monitor tells of a tracked place, as it is read. Zeroed but for the
  * first three. */
 struct sets_in {
@@ -467,20 +444,17 @@ struct sets_in {
 int sets_turn(struct sets_in *in);
 void sets_end(struct sets_in *in);
 
-/* --- dirty.c ----------------------------------------------------------------
- */
+/* --- dirty.c -------------------------------------------------------------- */
 /* A guest's exact query. */
 void guest_dirty(struct broker *b, struct asker a, struct bvm *vm,
     const struct wire_gdirty *g);
 /* (p) ends: let go of what its cursors hold. */
 void cursors_end(struct broker *b, struct bplace *p);
 
-/* --- guest.c: what guests ask
- * ------------------------------------------------- */
+/* --- guest.c: what guests ask --------------------------------------------- */
 void guest_packet(struct broker *b, struct bvm *vm, struct wire_packet *p);
 
-/* --- handlers (ops.c has the table) ------------------------------------------
- */
+/* --- handlers (ops.c has the table) --------------------------------------- */
 extern const struct ctl_conf broker_ctl_conf;
 void op_subscribe(void *ctx, struct ctl_req *rq);
 void op_stats(void *ctx, struct ctl_req *rq);

@@ -117,8 +117,7 @@ static void lay_failed(struct lay_op *op, const char *what)
 	lay_fail(op, &w->e);
 }
 
-/* --- what the laid map begins as -------------------------------------------
- */
+/* --- what the laid map begins as ------------------------------------------ */
 
 #define HERE_ASKED 8u /* thousands of nodes to compare on the loop's thread */
 
@@ -199,8 +198,7 @@ static void lay_begin(struct lay_op *op)
 	errand(b, &op->w, compare_kin, kin_compared);
 }
 
-/* --- which leaves are to be copied -----------------------------------------
- */
+/* --- which leaves are to be copied ---------------------------------------- */
 
 struct census {
 	uint16_t *extents; /* of each leaf */
@@ -348,8 +346,7 @@ static void lay_look(struct lay_op *op)
 	errand(op->b, &op->w, look, looked);
 }
 
-/* --- the copy --------------------------------------------------------------
- */
+/* --- the copy ------------------------------------------------------------- */
 
 static int number_runs(struct lay_op *op)
 {
@@ -469,8 +466,7 @@ static void copy_start(struct lay_op *op)
 		errand(op->b, w, copy_runs, copied);
 }
 
-/* --- sending it ------------------------------------------------------------
- */
+/* --- sending it ----------------------------------------------------------- */
 
 /* The runs, over the files that they are in, as a monitor wants them. */
 static int number(struct errand *w)

@@ -106,8 +106,7 @@ void op_snapshot_drop(void *ctx, struct ctl_req *rq)
 	ctl_reply(rq, NULL, NULL, 0);
 }
 
-/* --- snapshot.open
- * ------------------------------------------------------------ */
+/* --- snapshot.open -------------------------------------------------------- */
 
 struct open_op {
 	struct ctl_req *rq;

@@ -200,8 +200,7 @@ void vms_detach(struct broker *b, struct ctl_conn *conn)
 	}
 }
 
-/* --- the broker's own beginning and end ------------------------------------
- */
+/* --- the broker's own beginning and end ----------------------------------- */
 
 int vms_init(struct broker *b, struct err *e)
 {

@@ -7,8 +7,7 @@
 
 #include "vmm/broker/internal.h"
 
-/* --- vm.list ----------------------------------------------------------------
- */
+/* --- vm.list -------------------------------------------------------------- */
 
 #define STATS_WAIT_MS 250u /* what a silent monitor may delay a list */
 
@@ -93,8 +92,7 @@ void op_vm_list(void *ctx, struct ctl_req *rq)
 	free(op);
 }
 
-/* --- kill, pause, resume, wait ----------------------------------------------
- */
+/* --- kill, pause, resume, wait -------------------------------------------- */
 
 void op_vm_kill(void *ctx, struct ctl_req *rq)
 {
@@ -211,8 +209,7 @@ void op_vm_wait(void *ctx, struct ctl_req *rq)
 	ctl_req_on_cancel(rq, wait_cancelled, vm);
 }
 
-/* --- vm.segments
- * -------------------------------------------------------------- */
+/* --- vm.segments ---------------------------------------------------------- */
 
 static const char *kind_name(uint32_t flags)
 {
@@ -278,8 +275,7 @@ void op_vm_segments(void *ctx, struct ctl_req *rq)
 		ctl_fail(rq, &e);
 }
 
-/* --- views
- * -------------------------------------------------------------------- */
+/* --- views ---------------------------------------------------------------- */
 
 int lay_req_take(struct broker *b, struct bvm *vm, struct ctl_req *rq,
     uint32_t rights, struct lay_req *r, struct err *e)

@@ -10,8 +10,7 @@
 #include "vmm/core/fdmsg.h"
 #include "vmm/ctl/conn.h"
 
-/* --- out -------------------------------------------------------------------
- */
+/* --- out ------------------------------------------------------------------ */
 
 static void out_free(struct closer *closer, struct ctl_out *o)
 {
@@ -178,8 +177,7 @@ void ctl_notify(struct ctl_conn *c, const char *method, json_t *params)
 	    NULL, 0);
 }
 
-/* --- in --------------------------------------------------------------------
- */
+/* --- in ------------------------------------------------------------------- */
 
 /* Say why, as far as the socket takes it, and disconnect. */
 static void fatal(
@@ -299,8 +297,7 @@ static void on_ready(void *arg, int fd, uint32_t events)
 			break;
 }
 
-/* --- life ------------------------------------------------------------------
- */
+/* --- life ----------------------------------------------------------------- */
 
 void ctl_conn_close(struct ctl_conn *c)
 {

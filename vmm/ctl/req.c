@@ -172,8 +172,7 @@ void ctl_handle_line(struct ctl_conn *c, const char *line, size_t len)
 	c->fds_surplus = 0;
 }
 
-/* --- the answer ------------------------------------------------------------
- */
+/* --- the answer ----------------------------------------------------------- */
 
 static void req_unlink(struct ctl_req *rq)
 {
@@ -299,8 +298,7 @@ void ctl_fail_param(struct ctl_req *rq, const char *name, const char *fmt, ...)
 	answer_failure(rq, &f);
 }
 
-/* --- what a handler sees ---------------------------------------------------
- */
+/* --- what a handler sees -------------------------------------------------- */
 
 json_t *ctl_json(const struct ctl_req *rq, const char *name)
 {

@@ -51,8 +51,7 @@ static void reap(void *arg)
 	}
 }
 
-/* --- who may connect -------------------------------------------------------
- */
+/* --- who may connect ------------------------------------------------------ */
 
 static int check_peer(int fd, struct ucred *uc, struct err *e)
 {
@@ -147,8 +146,7 @@ static void on_connect(void *arg, int lfd, uint32_t events)
 	}
 }
 
-/* --- listening -------------------------------------------------------------
- */
+/* --- listening ------------------------------------------------------------ */
 
 static int check_path(const char *path, struct sockaddr_un *sun, struct err *e)
 {
@@ -294,8 +292,7 @@ int ctl_listen(struct ctl_srv *s, const char *path, struct err *e)
 	return r;
 }
 
-/* --- life ------------------------------------------------------------------
- */
+/* --- life ----------------------------------------------------------------- */
 
 int ctl_srv_new(struct ctl_srv **out, struct loop *l,
     const struct ctl_conf *conf, struct err *e)

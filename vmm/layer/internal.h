@@ -85,8 +85,7 @@ struct file *file_of(const struct layer_set *set, uint32_t file);
 /* A piece or a hold fewer: it may be nobody's now. */
 void file_settle(struct layer_set *set, uint32_t i);
 
-/* --- memory.c: what the kernel says of a descriptor ------------------------
- */
+/* --- memory.c: what the kernel says of a descriptor ----------------------- */
 
 /* Whether (fd) is a memfd with exactly (required) as its seals: 0, -EBADF,
  * -EINVAL, -EPERM. */

@@ -43,8 +43,7 @@ struct lift {
 	struct place_sets sets;
 };
 
-/* --- lift_first.c: a segment never frozen ----------------------------------
- */
+/* --- lift_first.c: a segment never frozen --------------------------------- */
 
 /* Before the pause: find the chunks of (p)'s memfd that have data, fill them,
  * and leave little to unmap. 0 or -errno: nothing but that was done. */
@@ -58,8 +57,7 @@ int lay_back_private(struct place *p, const struct lift *l);
  * or -ENOTRECOVERABLE. */
 int lay_undo(struct place *p, int why);
 
-/* --- lift_later.c: a place over a base --------------------------------------
- */
+/* --- lift_later.c: a place over a base ------------------------------------ */
 
 /* Before the pause: make pending complete, and room for the copies. */
 int lift_later_prepare(struct place *p, struct lift *l, struct err *e);
