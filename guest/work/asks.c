@@ -59,6 +59,9 @@ static void streams(void)
 	check("stdin and stdout are known", !fstat(0, &a) && !fstat(1, &b));
 	check("stdin is not stdout", !same_file(&a, &b));
 	check("a copy of stdin is stdin", !fstat(in, &b) && same_file(&a, &b));
+	check("dup2 to the same number does nothing", dup2(in, in) == in);
+	check("dup3 refuses that",
+	    dup3(in, in, O_CLOEXEC) < 0 && errno == EINVAL);
 }
 
 /* An absolute time of the clock that tells the date. */
@@ -88,6 +91,15 @@ static void memory(void)
 
 	check("memory moves where it should or stays whole",
 	    at == to || (at == MAP_FAILED && (p[PAGE] = 1)));
+	to =
+	    mmap(NULL, 2 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	check("what is not there does not shrink",
+	    !munmap(to, 2 * PAGE) &&
+		mremap(to, 2 * PAGE, PAGE, 0) == MAP_FAILED && errno == EFAULT);
+	/* What is cut off would be at the lowest address that there is. */
+	check("nor what is beyond all",
+	    mremap((char *)-PAGE, 18 * PAGE, 17 * PAGE, 0) == MAP_FAILED &&
+		errno == EFAULT);
 }
 
 static void snapshots(const char *a, const char *b)

@@ -580,7 +580,9 @@ static int64_t do_mremap(struct guest_call *c)
 	old = page_up(old);
 	len = page_up(len);
 	guest_enter(c->g);
-	if (len < old)
+	if (as_find(as, va) == NULL)
+		r = -EFAULT;
+	else if (len < old)
 		r = as_unmap(as, va + len, old - len);
 	else
 		r = as_grow(as, va, old, len);
@@ -683,7 +685,7 @@ static linux_fn *const calls[] = {
     [SYS_readlinkat] = linux_readlinkat,
     [SYS_faccessat] = do_enoent,
     [SYS_set_robust_list] = do_zero,
-    [SYS_dup3] = linux_dup2,
+    [SYS_dup3] = linux_dup3,
     [SYS_prlimit64] = do_prlimit,
     [SYS_getcpu] = do_getcpu,
     [SYS_getrandom] = do_getrandom,

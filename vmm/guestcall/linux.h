@@ -25,7 +25,8 @@ int64_t linux_poll(struct guest_call *c);
 int64_t linux_ioctl(struct guest_call *c);
 int64_t linux_fcntl(struct guest_call *c);
 int64_t linux_dup(struct guest_call *c);
-int64_t linux_dup2(struct guest_call *c); /* and dup3 */
+int64_t linux_dup2(struct guest_call *c);
+int64_t linux_dup3(struct guest_call *c);
 int64_t linux_readlink(struct guest_call *c);
 int64_t linux_readlinkat(struct guest_call *c);
 

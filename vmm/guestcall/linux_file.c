@@ -476,6 +476,14 @@ int64_t linux_dup2(struct guest_call *c)
 	return r;
 }
 
+/* dup3(from, to, flags) */
+int64_t linux_dup3(struct guest_call *c)
+{
+	if (c->a[0] == c->a[1] || (c->a[2] & ~(uint64_t)O_CLOEXEC))
+		return -EINVAL;
+	return linux_dup2(c);
+}
+
 int64_t linux_fcntl(struct guest_call *c)
 {
 	struct guest_file *f = file_get(c->g, c->a[0]);
