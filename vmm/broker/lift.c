@@ -48,7 +48,6 @@ static struct step *sever_later(struct bplace *p, struct lift_op *op)
 {
 	struct step *s;
 
-	p->severed_f = op->f;
 	p->was_severed = true;
 	if (op->f.nsteps == 0)
 		step_none(p, &op->spare);
@@ -121,6 +120,8 @@ static void lift_done(struct lift_op *op)
 	op->in.all = op->in.fresh = (struct kin_sets){0};
 	if (op->sever) {
 		l = take_severed(p);
+		if (p->steps_gone >= op->steps) /* it is its own */
+			l.f = op->f;
 	} else {
 		l.map = map_get(&b->store, &p->cur);
 		l.kin = kin_hold(p->kin);

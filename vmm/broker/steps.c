@@ -265,6 +265,7 @@ static void keep_severed(struct broker *b, struct bplace *p, uint32_t owned)
 	place_unpin(b, p);
 	p->severed = p->cur;
 	p->severed_owned = owned;
+	p->severed_f = (struct wire_frozen){0};
 	p->has_severed = true;
 	(void)map_zero(p->npages, &p->cur);
 	/* It is no view of anything, and what is frozen next descends from
