@@ -21,6 +21,12 @@
 
 struct storm;
 
+/* A step of a lift, and its descriptors: of its runs, of its layer or -1. */
+struct sstep {
+	struct wire_step w;
+	int runs, layer;
+};
+
 struct splace {
 	bool used;
 	bool ro;
@@ -31,6 +37,8 @@ struct splace {
 	uint64_t truth[NPAGES];
 	uint64_t base[NPAGES]; /* when it was frozen or laid last */
 	bool dirty[NPAGES];
+	struct sstep lost[WIRE_STEPS_MAX]; /* the answers that told them were */
+	uint32_t nlost;
 };
 
 /* A request to a monitor. */
@@ -127,6 +135,8 @@ void answer_to(struct svm *v, const struct sreq *q, int64_t status,
 void refuse(struct svm *v, const struct sreq *q, int code);
 /* One that is not honest keeps some of what it was lent. */
 void keep(struct svm *v, const int *fd, uint32_t n);
+/* What was lost is told, or never will be. */
+void forget_lost(struct splace *p);
 /* WIRE_FREEZE and WIRE_SEVER. */
 void lifts(struct svm *v, struct sreq *q);
 

@@ -45,7 +45,7 @@ void guest_unmaps(struct svm *v)
 	struct splace *p = &v->place[pick(v->s, PLACES)];
 	struct wire_place w = {.id = p->id};
 
-	if (v->f->sock < 0 || !p->used || !p->may_go)
+	if (v->f->sock < 0 || !p->used || !p->may_go || p->nlost > 0)
 		return;
 	end_place(p);
 	say(v->f, WIRE_SEG_GONE, 0, 0, &w, sizeof(w), NULL, 0);

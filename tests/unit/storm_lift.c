@@ -16,23 +16,23 @@ static void writes(struct storm *s, struct splace *p)
 	}
 }
 
-/* What is dirty as a step: its runs, and its layer, or -1. */
-static size_t step_of(
-    struct splace *p, struct page_run *r, struct wire_step *w, int *layer)
+/* What is dirty as a step: false: there is nothing. */
+static bool step_of(struct splace *p, struct sstep *t)
 {
+	struct page_run r[NPAGES];
 	uint64_t at = 0;
 	size_t n = 0;
 
-	*layer = -1;
+	t->layer = -1;
 	for (uint64_t i = 0; i < NPAGES; i++) {
 		bool zero = p->truth[i] == 0;
 
 		if (!p->dirty[i] || (p->first && zero))
 			continue;
-		if (!zero && *layer < 0)
-			*layer = new_layer(NPAGES);
+		if (!zero && t->layer < 0)
+			t->layer = new_layer(NPAGES);
 		if (!zero)
-			put_page(*layer, p->first ? i : at, p->truth[i]);
+			put_page(t->layer, p->first ? i : at, p->truth[i]);
 		r[n++] = (struct page_run){.page = i,
 		    .npages = 1,
 		    .index = zero       ? 0
@@ -41,15 +41,39 @@ static size_t step_of(
 		    .layer = zero ? RUN_ZERO : 0};
 		at += !zero;
 	}
-	if (*layer >= 0 && !p->first)
-		assert_int_equal(ftruncate(*layer, (off_t)(at * PAGE_SIZE)), 0);
-	if (*layer >= 0)
-		assert_int_equal(seal(*layer), 0);
-	w->nruns = n;
-	w->has_layer = *layer >= 0;
-	w->layer_npages = *layer < 0 ? 0 : p->first ? NPAGES : at;
-	w->first = p->first;
-	return n;
+	if (n == 0)
+		return false;
+	if (t->layer >= 0 && !p->first)
+		assert_int_equal(
+		    ftruncate(t->layer, (off_t)(at * PAGE_SIZE)), 0);
+	if (t->layer >= 0)
+		assert_int_equal(seal(t->layer), 0);
+	t->runs = wire_blob("runs", r, n * sizeof(r[0]));
+	t->w = (struct wire_step){.nruns = n,
+	    .has_layer = t->layer >= 0,
+	    .layer_npages = t->layer < 0 ? 0
+			    : p->first   ? NPAGES
+					 : at,
+	    .first = p->first};
+	return true;
+}
+
+/* Its memory as it is. */
+static void step_owned(struct splace *p, struct sstep *t)
+{
+	const struct page_run r = {.npages = NPAGES};
+
+	for (uint32_t i = 0; i < NPAGES; i++)
+		if (p->dirty[i])
+			put_page(p->memory, i, p->truth[i]);
+	*t = (struct sstep){
+	    .runs = wire_blob("runs", &r, sizeof(r)), .layer = p->memory};
+	t->w = (struct wire_step){.nruns = 1,
+	    .layer_npages = NPAGES,
+	    .has_layer = 1,
+	    .first = 1,
+	    .owned = 1};
+	p->memory = -1;
 }
 
 /* One that is not honest says this for (w), and keeps what it can. */
@@ -86,46 +110,71 @@ static void corrupt(
 	}
 }
 
-static void give_owned(struct svm *v, const struct sreq *q, struct splace *p,
-    struct wire_frozen *w)
+void forget_lost(struct splace *p)
 {
-	struct page_run r = {.npages = NPAGES};
-	int fds[2] = {wire_blob("runs", &r, sizeof(r)), p->memory};
-
-	w->nsteps = 1;
-	w->step[0] = (struct wire_step){.nruns = 1,
-	    .layer_npages = NPAGES,
-	    .has_layer = 1,
-	    .first = 1,
-	    .severed = 1,
-	    .owned = 1};
-	for (uint32_t i = 0; i < NPAGES; i++)
-		if (p->dirty[i])
-			put_page(p->memory, i, p->truth[i]);
-	corrupt(v, w, fds, 2);
-	answer_to(v, q, 0, w, sizeof(*w), fds, 2);
-	(void)close(fds[0]);
-	(void)close(p->memory);
+	for (uint32_t i = 0; i < p->nlost; i++) {
+		(void)close(p->lost[i].runs);
+		if (p->lost[i].layer >= 0)
+			(void)close(p->lost[i].layer);
+	}
+	p->nlost = 0;
 }
 
-static void give_layer(struct svm *v, const struct sreq *q, struct splace *p,
+/* What is dirty is one more that nobody was told of. */
+static void add_step(struct splace *p, bool sever)
+{
+	struct sstep *t = &p->lost[p->nlost];
+
+	if (sever && p->first && p->memory >= 0) {
+		step_owned(p, t);
+		p->nlost++;
+	} else {
+		p->nlost += step_of(p, t);
+	}
+	if (sever && p->nlost > 0)
+		p->lost[p->nlost - 1].w.severed = true;
+}
+
+/* Tell of all that nobody was told of; now and then that is lost, too, where
+ * there is room for what comes next. */
+static void tell(struct svm *v, const struct sreq *q, struct splace *p,
     struct wire_frozen *w)
 {
-	struct page_run r[NPAGES];
-	int fds[2];
-	size_t n = step_of(p, r, &w->step[0], &fds[1]);
-	uint32_t nfds = n == 0 ? 0 : 1 + w->step[0].has_layer;
+	int fds[2 * WIRE_STEPS_MAX];
+	uint32_t n = 0;
 
-	w->nsteps = n > 0;
-	w->step[0].severed = q->m.type == WIRE_SEVER;
-	fds[0] = wire_blob("runs", r, n * sizeof(r[0]));
-	corrupt(v, w, fds, nfds);
-	answer_to(v, q, 0, w, sizeof(*w), fds, nfds);
-	(void)close(fds[0]);
-	if (fds[1] >= 0)
-		(void)close(fds[1]);
+	if (!v->evil && p->nlost > 0 && p->nlost < WIRE_STEPS_MAX - 1 &&
+	    one_in(v->s, 6)) {
+		refuse(v, q, -ETOOMANYREFS);
+		return;
+	}
+	w->nsteps = p->nlost;
+	for (uint32_t i = 0; i < p->nlost; i++) {
+		w->step[i] = p->lost[i].w;
+		fds[n++] = p->lost[i].runs;
+		if (p->lost[i].layer >= 0)
+			fds[n++] = p->lost[i].layer;
+	}
+	corrupt(v, w, fds, n);
+	answer_to(v, q, 0, w, sizeof(*w), fds, n);
+	forget_lost(p);
+}
+
+/* What it shows is frozen; it goes on, with other memory if it is severed. */
+static void lifted(struct svm *v, struct sreq *q, struct splace *p, bool sever)
+{
 	if (p->memory >= 0)
 		(void)close(p->memory);
+	p->memory = -1;
+	p->first = sever;
+	memset(p->dirty, 0, sizeof(p->dirty));
+	memcpy(p->base, p->truth, sizeof(p->base));
+	if (sever) {
+		p->memory = q->fd[0];
+		q->fd[0] = -1;
+		p->may_go = p->id != 0 || one_in(v->s, 10);
+		memset(p->truth, 0, sizeof(p->truth));
+	}
 }
 
 void lifts(struct svm *v, struct sreq *q)
@@ -143,21 +192,15 @@ void lifts(struct svm *v, struct sreq *q)
 	}
 	if (!one_in(v->s, 3))
 		writes(v->s, p);
-	w.total_ns = remember(v->s, p->truth, !v->evil);
 	if (one_in(v->s, 4))
 		w.cold_pages = NPAGES;
-	if (sever && p->first && p->memory >= 0)
-		give_owned(v, q, p, &w);
-	else
-		give_layer(v, q, p, &w);
-	p->memory = -1;
-	p->first = sever;
-	memset(p->dirty, 0, sizeof(p->dirty));
-	memcpy(p->base, p->truth, sizeof(p->base));
-	if (sever) {
-		p->memory = q->fd[0];
-		q->fd[0] = -1;
-		p->may_go = p->id != 0 || one_in(v->s, 10);
-		memset(p->truth, 0, sizeof(p->truth));
+	/* What was severed and is not told yet is told again. */
+	if (sever && p->nlost > 0 && p->lost[p->nlost - 1].w.severed) {
+		tell(v, q, p, &w);
+		return;
 	}
+	w.total_ns = remember(v->s, p->truth, !v->evil);
+	add_step(p, sever);
+	lifted(v, q, p, sever);
+	tell(v, q, p, &w);
 }

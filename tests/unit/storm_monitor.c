@@ -36,8 +36,11 @@ static struct splace *new_place(struct svm *v)
 
 void end_place(struct splace *p)
 {
-	if (p->used && p->memory >= 0)
+	if (!p->used)
+		return;
+	if (p->memory >= 0)
 		(void)close(p->memory);
+	forget_lost(p);
 	p->used = false;
 }
 
@@ -190,7 +193,7 @@ static void unmaps(struct svm *v, struct sreq *q)
 
 	memcpy(&w, q->payload, sizeof(w));
 	p = place_of(v, w.id);
-	if (p == NULL || !p->may_go) {
+	if (p == NULL || !p->may_go || p->nlost > 0) {
 		refuse(v, q, p == NULL ? -ENOENT : -EPERM);
 		return;
 	}
@@ -208,7 +211,7 @@ static void moves(struct svm *v, struct sreq *q)
 
 	memcpy(&w, q->payload, sizeof(w));
 	p = place_of(v, w.id);
-	if (p == NULL || p->first) {
+	if (p == NULL || p->first || p->nlost > 0) {
 		refuse(v, q, p == NULL ? -ENOENT : -EPERM);
 		return;
 	}
