@@ -8,27 +8,14 @@
 #include <sys/ioctl.h>
 
 #include "vmm/core/cleanup.h"
+#include "vmm/kvm/kvm_sys.h"
 
-static const struct {
-	const char *name, *use;
-	int cap;
-	bool needed;
-} wanted[] = {
-    {"USER_MEMORY", "guest memory is ours", KVM_CAP_USER_MEMORY, true},
-    {"READONLY_MEM", "read-only views", KVM_CAP_READONLY_MEM, true},
-    {"IMMEDIATE_EXIT", "pause", KVM_CAP_IMMEDIATE_EXIT, true},
-    {"EXT_CPUID", "the guest's CPUID", KVM_CAP_EXT_CPUID, true},
-    {"XCRS", "AVX in guests", KVM_CAP_XCRS, true},
-    {"SYNC_REGS", "registers without a call", KVM_CAP_SYNC_REGS, false},
-    {"NR_MEMSLOTS", "segments and views", KVM_CAP_NR_MEMSLOTS, true},
-    {"MANUAL_DIRTY_LOG_PROTECT2", "dirty queries",
-	KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, false},
-    {"DIRTY_LOG_RING", "not used yet", KVM_CAP_DIRTY_LOG_RING, false},
-    {"MAX_VCPUS", "one so far", KVM_CAP_MAX_VCPUS, true},
+/* What firn can do without. */
+static const struct kvm_sys_need others[] = {
+    {KVM_CAP_NR_MEMSLOTS, 0, "KVM_CAP_NR_MEMSLOTS", "segments and views"},
+    {KVM_CAP_MAX_VCPUS, 0, "KVM_CAP_MAX_VCPUS", "one so far"},
+    {KVM_CAP_DIRTY_LOG_RING, 0, "KVM_CAP_DIRTY_LOG_RING", "not used yet"},
 };
-
-_Static_assert(
-    sizeof(wanted) / sizeof(wanted[0]) <= KVM_PROBE_CAPS_MAX, "caps");
 
 static int open_kvm(struct err *e)
 {
@@ -56,19 +43,29 @@ static int open_kvm(struct err *e)
 	}
 }
 
+static void ask_cap(
+    struct kvm_probe *p, int fd, const struct kvm_sys_need *c, bool needed)
+{
+	int v = kvm_sys_cap(fd, c->cap);
+
+	p->caps[p->ncaps++] = (struct kvm_probe_cap){
+	    .name = c->name + strlen("KVM_CAP_"),
+	    .use = c->use,
+	    .needed = needed,
+	    .value = (v & c->bits) == c->bits ? v : 0,
+	};
+}
+
 static void ask_caps(struct kvm_probe *p, int fd)
 {
-	p->ncaps = sizeof(wanted) / sizeof(wanted[0]);
-	for (size_t i = 0; i < p->ncaps; i++) {
-		int v = ioctl(fd, KVM_CHECK_EXTENSION, wanted[i].cap);
+	size_t n;
+	const struct kvm_sys_need *need = kvm_sys_needs(&n);
 
-		p->caps[i] = (struct kvm_probe_cap){
-		    .name = wanted[i].name,
-		    .use = wanted[i].use,
-		    .needed = wanted[i].needed,
-		    .value = v > 0 ? v : 0,
-		};
-	}
+	for (size_t i = 0; i < n && p->ncaps < KVM_PROBE_CAPS_MAX; i++)
+		ask_cap(p, fd, &need[i], true);
+	n = sizeof(others) / sizeof(others[0]);
+	for (size_t i = 0; i < n && p->ncaps < KVM_PROBE_CAPS_MAX; i++)
+		ask_cap(p, fd, &others[i], false);
 }
 
 int kvm_probe(struct kvm_probe *p, struct err *e)
