@@ -35,6 +35,22 @@ for f in "$T/empty" "$T" "$T/none"; do
 	"$FIRN" demo publish "$f" >/dev/null 2>"$T/err" </dev/null
 	is "publish of no text" "$? $(wc -l <"$T/err")" "1 1"
 done
+mkfifo "$T/fifo"
+for f in /dev/zero "$T/fifo" "$T"; do
+	timeout -k 1 60 "$FIRN" demo publish "$f" >/dev/null 2>"$T/err" </dev/null
+	is "publish of no file" "$? $(cat "$T/err")" \
+	    "1 firn: demo: $f: is not a regular file"
+done
+truncate -s 1T "$T/zeroes"
+"$FIRN" demo publish "$T/zeroes" >"$T/out" 2>"$T/err" </dev/null &
+demo=$!
+reads() { grep -q 'rchar: [0-9]\{8\}' "/proc/$1/io"; }
+until_true 30 reads $demo
+kill -TERM $demo
+until_true 30 gone $demo || kill -9 $demo
+wait $demo
+is "a signal ends the reading of a file without end" $? 143
+rm "$T/zeroes"
 
 start_daemon
 # A demonstration neither stumbles over what its user has nor takes it away.

@@ -39,7 +39,8 @@ static void fact(struct show *s, const char *key, uint64_t n)
 
 /* --- the text ------------------------------------------------------------- */
 
-static int send_file(struct demo_vm *vm, const char *path, size_t *sent)
+static int send_file(
+    struct cli *c, struct demo_vm *vm, const char *path, size_t *sent)
 {
 	FILE *f = fopen(path, "re");
 	char line[4096];
@@ -49,10 +50,13 @@ static int send_file(struct demo_vm *vm, const char *path, size_t *sent)
 	while (*sent < TEXT_MAX && fgets(line, sizeof(line), f) != NULL) {
 		size_t n = strlen(line);
 
-		if (strcmp(line, ".\n") == 0)
+		/* Of zeroes there may be any number, and they are no text. */
+		if (n == 0 && cli_signalled(c, 0))
+			break;
+		if (n == 0 || strcmp(line, ".\n") == 0)
 			continue;
 		(void)fputs(line, vm->in);
-		if (n == 0 || line[n - 1] != '\n')
+		if (line[n - 1] != '\n')
 			(void)fputc('\n', vm->in);
 		*sent += n;
 	}
@@ -66,10 +70,16 @@ static int send_text(struct cli *c, struct demo_vm *vm, const char *file)
 	    "/usr/share/common-licenses/*", "/usr/share/doc/*/copyright"};
 	size_t sent = 0;
 	size_t files = 0;
+	struct stat st;
 	glob_t g;
 
 	if (file != NULL) {
-		if (send_file(vm, file, &sent) != 0) {
+		/* Others may wait for ever, or be read for ever. */
+		if (stat(file, &st) == 0 && !S_ISREG(st.st_mode)) {
+			cli_fail(c, "%s: is not a regular file", file);
+			return -1;
+		}
+		if (send_file(c, vm, file, &sent) != 0) {
 			cli_fail(c, "%s: %s", file, strerror(errno));
 			return -1;
 		}
@@ -79,7 +89,7 @@ static int send_text(struct cli *c, struct demo_vm *vm, const char *file)
 		if (glob(patterns[i], 0, NULL, &g) != 0)
 			continue;
 		for (size_t k = 0; k < g.gl_pathc && !cli_signalled(c, 0); k++)
-			files += send_file(vm, g.gl_pathv[k], &sent) == 0;
+			files += send_file(c, vm, g.gl_pathv[k], &sent) == 0;
 		globfree(&g);
 	}
 	if (demo_say(c, vm, ".") != 0)
