@@ -42,7 +42,7 @@ guests() {
 	is "$how: --json has the status" "$(jq .status <<<"$out")" 3
 }
 
-for g in hello args alloc clock avx enosys; do
+for g in hello args alloc clock avx enosys halves; do
 	for v in "" .musl; do
 		[ -x "$GUESTS/$g$v" ] || continue
 		works "$g$v" "$FIRN" run "$GUESTS/$g$v"

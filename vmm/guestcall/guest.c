@@ -272,7 +272,7 @@ static enum guest_verdict call(
 	    .g = g,
 	    .r = r,
 	    .cpu = cpu,
-	    .nr = r->gpr[RAX],
+	    .nr = (uint32_t)r->gpr[RAX], /* as Linux */
 	    .a = {r->gpr[RDI], r->gpr[RSI], r->gpr[RDX], r->gpr[R10],
 		r->gpr[R8], r->gpr[R9]},
 	    .end = end,

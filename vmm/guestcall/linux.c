@@ -692,8 +692,64 @@ static linux_fn *const calls[] = {
     [SYS_rseq] = do_without,
 };
 
+/*
+ * The arguments that are ints to Linux, of which only the low half is looked
+ * at: a compiler may leave anything above it in the register.
+ */
+#define INT(i) (1u << (i))
+static const uint8_t ints[] = {
+    [SYS_read] = INT(0),
+    [SYS_write] = INT(0),
+    [SYS_open] = INT(1),
+    [SYS_close] = INT(0),
+    [SYS_fstat] = INT(0),
+    [SYS_poll] = INT(1) | INT(2),
+    [SYS_lseek] = INT(0) | INT(2),
+    [SYS_mmap] = INT(2) | INT(3),
+    [SYS_mprotect] = INT(2),
+    [SYS_rt_sigaction] = INT(0),
+    [SYS_rt_sigprocmask] = INT(0),
+    [SYS_ioctl] = INT(0) | INT(1),
+    [SYS_pread64] = INT(0),
+    [SYS_readv] = INT(0) | INT(2),
+    [SYS_writev] = INT(0) | INT(2),
+    [SYS_mremap] = INT(3),
+    [SYS_madvise] = INT(2),
+    [SYS_dup] = INT(0),
+    [SYS_dup2] = INT(0) | INT(1),
+    [SYS_dup3] = INT(0) | INT(1) | INT(2),
+    [SYS_kill] = INT(0) | INT(1),
+    [SYS_tkill] = INT(0) | INT(1),
+    [SYS_tgkill] = INT(0) | INT(1) | INT(2),
+    [SYS_fcntl] = INT(0) | INT(1) | INT(2),
+    [SYS_getrlimit] = INT(0),
+    [SYS_getpgid] = INT(0),
+    [SYS_getsid] = INT(0),
+    [SYS_arch_prctl] = INT(0),
+    [SYS_futex] = INT(1) | INT(2),
+    [SYS_sched_getaffinity] = INT(0) | INT(1),
+    [SYS_clock_gettime] = INT(0),
+    [SYS_clock_getres] = INT(0),
+    [SYS_clock_nanosleep] = INT(0) | INT(1),
+    [SYS_openat] = INT(2),
+    [SYS_newfstatat] = INT(0) | INT(3),
+    [SYS_readlink] = INT(2),
+    [SYS_readlinkat] = INT(3),
+    [SYS_prlimit64] = INT(0) | INT(1),
+};
+
+static void cut_ints(struct guest_call *c)
+{
+	uint32_t set = c->nr < sizeof(ints) ? ints[c->nr] : 0;
+
+	for (uint32_t i = 0; i < 6; i++)
+		if (set & INT(i))
+			c->a[i] = (uint32_t)c->a[i];
+}
+
 int64_t linux_call(struct guest_call *c)
 {
+	cut_ints(c);
 	if (c->nr < sizeof(calls) / sizeof(calls[0]) && calls[c->nr])
 		return calls[c->nr](c);
 	c->g->nenosys++;
