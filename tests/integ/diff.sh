@@ -56,6 +56,11 @@ is "reading them changes nothing of it" "$("$FIRN" diff s t --json |
     jq -c '[.exact, .extents]')" "$before"
 is "nor what is read" "$("$FIRN" read t 0 $((64 * 4096)) | cmp - "$T/t" &&
     "$FIRN" read s 0 $((64 * 4096)) | cmp - "$T/s" && echo same)" same
+is "bytes in JSON" "$("$FIRN" read s 4090 70000 --json)" \
+    "{\"offset\":4090,\"length\":70000,\"hex\":\"$(tail -c +4091 "$T/s" |
+        head -c 70000 | od -An -v -tx1 | tr -d ' \n')\"}"
+is "no bytes in JSON" "$("$FIRN" read s 0 0 --json)" \
+    '{"offset":0,"length":0,"hex":""}'
 "$FIRN" import "$T/s" --name s2 >/dev/null
 is "a segment's snapshot and a copy of it" "$(differ s s2)" '[true,[]]'
 is "a copy with a relative" "$(differ s2 t)" "$("$FIRN" diff s t --exact \

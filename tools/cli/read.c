@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -7,6 +9,21 @@
 #include "tools/cli/cli.h"
 
 #define CHUNK (64u << 10)
+
+/* As they are, or two digits a byte. 0 or -errno. */
+static int put_bytes(const struct cli *c, const char *buf, size_t n)
+{
+	static const char digit[] = "0123456789abcdef";
+	char hex[2 * CHUNK];
+
+	if (!c->json)
+		return write_all(STDOUT_FILENO, buf, n);
+	for (size_t i = 0; i < n; i++) {
+		hex[2 * i] = digit[(unsigned char)buf[i] >> 4];
+		hex[2 * i + 1] = digit[buf[i] & 0xf];
+	}
+	return fwrite(hex, 1, 2 * n, stdout) == 2 * n ? 0 : -errno;
+}
 
 static int copy_out(
     struct cli *c, const struct firn_snapshot *s, uint64_t at, uint64_t len)
@@ -21,17 +38,23 @@ static int copy_out(
 		    "%" PRIu64 " bytes at %" PRIu64 " end beyond the "
 		    "snapshot's %" PRIu64,
 		    len, at, size);
+	if (c->json)
+		(void)printf("{\"offset\":%" PRIu64 ",\"length\":%" PRIu64
+			     ",\"hex\":\"",
+		    at, len);
 	while (len) {
 		size_t n = len < CHUNK ? (size_t)len : CHUNK;
 
 		if (firn_snapshot_read(s, at, buf, n, &e))
 			return cli_fail(c, "%s", e.msg);
-		ret = write_all(STDOUT_FILENO, buf, n);
+		ret = put_bytes(c, buf, n);
 		if (ret)
 			return cli_fail(c, "stdout: %s", strerror(-ret));
 		at += n;
 		len -= n;
 	}
+	if (c->json)
+		(void)puts("\"}");
 	return EX_OK;
 }
 
@@ -45,10 +68,7 @@ int check_read(struct cli *c, const struct args *a)
 		cli_fail(c, "%s is not a number of bytes", a->words[i]);
 		return EX_USAGE;
 	}
-	if (!c->json)
-		return EX_OK;
-	cli_fail(c, "--json has no meaning here: stdout is the bytes");
-	return EX_USAGE;
+	return EX_OK;
 }
 
 int verb_read(struct cli *c, const struct args *a)

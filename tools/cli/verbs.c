@@ -287,7 +287,9 @@ const struct verb cli_verbs[] = {
     {.name = "read",
 	.words = "SNAP OFFSET LENGTH",
 	.summary = "bytes of a snapshot to stdout",
-	.notes = "It takes no --json: nothing but the bytes is printed.",
+	.notes =
+	    "Nothing else is printed; with --json they are two digits each, in "
+	    "\"hex\".",
 	.min = 3,
 	.max = 3,
 	.link = LINK_DAEMON,
