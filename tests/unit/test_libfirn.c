@@ -247,6 +247,28 @@ static void test_turned_away(void **state)
 	firn_close(c);
 }
 
+/* The service can not read a request that is nested too deep, nor say which it
+ * was: the answer is that, and no waiting for another. */
+static void test_unreadable(void **state)
+{
+	enum { DEEP = 2047 };
+	struct fix *x = *state;
+	struct firn_reply r;
+	char text[2 * DEEP + 16];
+	uint64_t id;
+
+	(void)snprintf(text, sizeof(text), "{\"x\":%*s}", 2 * DEEP, "");
+	memset(text + 5, '[', DEEP);
+	memset(text + 5 + DEEP, ']', DEEP);
+	assert_int_equal(
+	    firn_call_async(x->c, "say", text, NULL, 0, &id, &x->e), 0);
+	assert_int_equal(
+	    firn_wait_reply(x->c, id, 60000, &r, &x->e), -ECONNRESET);
+	assert_non_null(strstr(x->e.msg, "not a JSON object"));
+	assert_int_equal(
+	    firn_call(x->c, "fail", NULL, NULL, 0, &r, &x->e), -ECONNRESET);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -258,6 +280,7 @@ int main(void)
 	    T(test_too_large),
 	    T(test_async),
 	    T(test_stop),
+	    T(test_unreadable),
 	    cmocka_unit_test(test_stop_sending),
 	    cmocka_unit_test(test_paths),
 	    cmocka_unit_test(test_nonsense),

@@ -170,8 +170,9 @@ void firn_stop_fd(struct firn *c, int fd)
 /* --- out ------------------------------------------------------------------ */
 
 /*
- * An error that answers no request (id null) comes before the service hangs
- * up: it says why, so it is the answer to whoever asks or waits. NULL: none.
+ * An error that answers no request (id null) comes where the service hangs up
+ * or could not read what it was sent: nobody can tell what will be answered yet
+ * and what never, so it is the answer to whoever asks or waits. NULL: none.
  */
 static const char *farewell(const struct firn *c)
 {
@@ -509,6 +510,8 @@ static int wait_for(struct firn *c, uint64_t id, int timeout_ms,
 		int n;
 		int r = c->broken;
 
+		if (r == 0 && farewell(c) != NULL)
+			r = -ECONNRESET;
 		if (r != 0)
 			return broken(c, r, e);
 		if (end != INT64_MAX && left < 0)

@@ -79,8 +79,9 @@ FIRN_API int firn_default_path(char *buf, size_t len);
  * Call (method) with (params), the text of a JSON object or NULL, and
  * (fds,nfds), which stay the caller's; wait for the answer. (r) may be NULL.
  * Errors: the service's (e->code set); -EINVAL (params is not an object, too
- * many descriptors), -ECONNRESET (the service went away), -EPROTO (it sent
- * nonsense), -ENOMEM. A signal does not interrupt it.
+ * many descriptors), -ECONNRESET (the service went away, or could not read a
+ * request, and then nobody can tell which), -EPROTO (it sent nonsense),
+ * -ENOMEM. A signal does not interrupt it.
  */
 FIRN_API int firn_call(struct firn *c, const char *method, const char *params,
     const int *fds, size_t nfds, struct firn_reply *r, struct firn_error *e);
