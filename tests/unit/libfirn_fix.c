@@ -114,6 +114,11 @@ static void op_diff(void *ctx, struct ctl_req *rq)
 		ctl_reply(rq,
 		    json_pack("{s:i, s:i}", "pages", 3, "extents_fd", 0), NULL,
 		    0);
+	} else if (strcmp(a, "words") == 0) {
+		ctl_reply(rq,
+		    json_pack(
+			"{s:i, s:[[s,i]]}", "pages", 1, "extents", "x", 1),
+		    NULL, 0);
 	} else if (strcmp(a, "unsorted") == 0) {
 		ctl_reply(rq,
 		    json_pack("{s:i, s:[[i,i],[i,i]]}", "pages", 2, "extents",

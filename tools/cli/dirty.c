@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "tools/cli/cli.h"
+#include "tools/libfirn/firn_json.h"
 #include "vmm/core/cleanup.h"
 
 #define COPY_LEN (16u << 10)
@@ -91,9 +92,11 @@ static int bitmap(struct cli *c, const struct args *a, const char *vm,
 		ret = EX_FAIL;
 	else
 		ret = ask_bitmap(c, a,
-		    json_pack("{s:s, s:s*, s:s, s:b, s:b, s:b}", "vm", vm,
-			"segment", segment, "cursor", cursor, "peek", a->peek,
-			"exact", a->exact, "bitmap", 1),
+		    firn_json_with_str(
+			json_pack("{s:s, s:s, s:b, s:b, s:b}", "vm", vm,
+			    "cursor", cursor, "peek", a->peek, "exact",
+			    a->exact, "bitmap", 1),
+			"segment", segment),
 		    to);
 	if (ret && made)
 		(void)unlink(a->bitmap);
@@ -149,8 +152,9 @@ int verb_dirty(struct cli *c, const struct args *a)
 		return cli_fail(c, "out of memory");
 	if (a->end)
 		return cli_simple(c, "dirty.end",
-		    json_pack("{s:s, s:s*, s:s}", "vm", vm, "segment", segment,
-			"cursor", a->cursor));
+		    firn_json_with_str(
+			json_pack("{s:s, s:s}", "vm", vm, "cursor", a->cursor),
+			"segment", segment));
 	return a->bitmap ? bitmap(c, a, vm, segment, a->cursor)
 			 : ranges(c, a, vm, segment, a->cursor);
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "tools/cli/cli.h"
+#include "tools/libfirn/firn_json.h"
 #include "vmm/core/cleanup.h"
 
 static void print(const json_t *r)
@@ -32,7 +33,9 @@ static int take(struct cli *c, const struct args *a, const char *method)
 		return cli_fail(c, "out of memory");
 	return cli_show(c,
 	    cli_call(c, method,
-		json_pack("{s:s, s:s*, s:s*}", "vm", vm, "segment", segment,
+		firn_json_with_str(
+		    firn_json_with_str(
+			json_pack("{s:s}", "vm", vm), "segment", segment),
 		    "name", a->name)),
 	    print);
 }

@@ -19,6 +19,7 @@
 
 #include "shared/page/run.h"
 #include "tools/cli/cli.h"
+#include "tools/libfirn/firn_json.h"
 #include "vmm/core/cleanup.h"
 #include "vmm/core/seals.h"
 
@@ -222,8 +223,9 @@ int verb_import(struct cli *c, const struct args *a)
 		return EX_FAIL;
 	return cli_show(c,
 	    cli_call_fds(c, "snapshot.import",
-		json_pack("{s:s*, s:I}", "name", a->name, "pages",
-		    (json_int_t)npages),
+		firn_json_with_str(
+		    json_pack("{s:I}", "pages", (json_int_t)npages), "name",
+		    a->name),
 		&fds),
 	    print);
 }

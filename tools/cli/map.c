@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "tools/cli/cli.h"
+#include "tools/libfirn/firn_json.h"
 #include "vmm/core/cleanup.h"
 
 static const struct col cols[] = {
@@ -21,15 +22,13 @@ static void print(const json_t *r)
 
 int verb_map(struct cli *c, const struct args *a)
 {
-	json_t *p = json_pack("{s:s, s:s, s:s*}", "vm", a->words[0], "snapshot",
-	    a->words[1], "name", a->name);
+	json_t *p = firn_json_with_str(
+	    json_pack("{s:s, s:s, s:b, s:b}", "vm", a->words[0], "snapshot",
+		a->words[1], "cow", a->cow, "track", a->track),
+	    "name", a->name);
 
-	if (p && a->cow)
-		json_object_set_new(p, "cow", json_true());
-	if (p && a->track)
-		json_object_set_new(p, "track", json_true());
-	if (p && a->gpa_set)
-		json_object_set_new(p, "gpa", json_integer((json_int_t)a->gpa));
+	if (a->gpa_set)
+		p = firn_json_with(p, "gpa", json_integer((json_int_t)a->gpa));
 	return cli_show(c, cli_call(c, "view.map", p), print);
 }
 

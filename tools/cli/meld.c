@@ -61,9 +61,10 @@ static void print(const json_t *r)
 
 int verb_meld(struct cli *c, const struct args *a)
 {
-	json_t *p = json_pack("{s:s, s:s, s:s, s:s*, s:b}", "base", a->words[0],
-	    "a", a->words[1], "b", a->words[2], "name", a->name, "blind",
-	    a->blind);
+	json_t *p = firn_json_with_str(
+	    json_pack("{s:s, s:s, s:s, s:b}", "base", a->words[0], "a",
+		a->words[1], "b", a->words[2], "blind", a->blind),
+	    "name", a->name);
 	struct firn_error e;
 	json_t *r = NULL;
 

@@ -139,23 +139,24 @@ static json_t *strings(const char *const *v, size_t n)
 static json_t *params(struct cli *c, const struct args *a)
 {
 	const char *const *words = (const char *const *)a->words;
-	json_t *p = json_pack("{s:o, s:o, s:o, s:o, s:s*, s:b}", "args",
-	    strings(words, a->nwords), "env", strings(a->env.v, a->env.n),
-	    "segments", segment_list(a), "give", give_list(a), "name", a->name,
-	    "detach", a->detach);
+	json_t *p = firn_json_with_str(
+	    json_pack("{s:o, s:o, s:o, s:o, s:b}", "args",
+		strings(words, a->nwords), "env", strings(a->env.v, a->env.n),
+		"segments", segment_list(a), "give", give_list(a), "detach",
+		a->detach),
+	    "name", a->name);
+
+	if (a->mem)
+		p = firn_json_with(p, "mem", json_integer((json_int_t)a->mem));
 
 	/* jansson refuses a string that is not UTF-8. */
 	if (p && json_array_size(json_object_get(p, "args")) == a->nwords &&
 	    json_array_size(json_object_get(p, "env")) == a->env.n &&
 	    json_array_size(json_object_get(p, "segments")) == a->segments.n &&
-	    json_array_size(json_object_get(p, "give")) == a->give.n) {
-		if (a->mem)
-			json_object_set_new(
-			    p, "mem", json_integer((json_int_t)a->mem));
+	    json_array_size(json_object_get(p, "give")) == a->give.n)
 		return p;
-	}
 	json_decref(p);
-	cli_fail(c, "a word is not UTF-8");
+	cli_fail(c, "a word is not UTF-8, or there is no memory");
 	return NULL;
 }
 

@@ -327,11 +327,10 @@ int firn_call_async_json(struct firn *c, const char *method, json_t *params,
 	}
 	msg = json_pack("{s:s, s:I, s:s, s:o}", "jsonrpc", "2.0", "id",
 	    (json_int_t)c->last_id + 1, "method", method, "params", params);
-	text = msg == NULL ? NULL : json_dumps(msg, JSON_COMPACT);
+	text = msg == NULL ? NULL : firn_text(msg, &len);
 	json_decref(msg);
 	if (text == NULL)
 		return firn_fail(e, -ENOMEM, "%s: out of memory", method);
-	len = strlen(text);
 	text[len++] = '\n';
 	*id = ++c->last_id;
 	r = send_all(c, text, len, send, nsend, e);

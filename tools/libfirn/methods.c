@@ -46,6 +46,12 @@ int firn_call_packed(struct firn *c, const char *method, json_t *params,
 	return firn_call_json(c, method, params, NULL, 0, res, fds, nfds, e);
 }
 
+static json_t *place(const char *vm, const char *segment)
+{
+	return firn_json_with_str(
+	    json_pack("{s:s}", "vm", vm), "segment", segment);
+}
+
 static int lift(struct firn *c, const char *method, const char *vm,
     const char *segment, const char *name, struct firn_freeze_result *out,
     struct firn_error *e)
@@ -61,9 +67,8 @@ static int lift(struct firn *c, const char *method, const char *vm,
 	};
 	json_t *res;
 	int r = firn_call_packed(c, method,
-	    json_pack("{s:s, s:s*, s:s*}", "vm", vm, "segment", segment, "name",
-		name),
-	    &res, NULL, NULL, e);
+	    firn_json_with_str(place(vm, segment), "name", name), &res, NULL,
+	    NULL, e);
 
 	if (r != 0)
 		return r;
@@ -113,9 +118,12 @@ static int get_view(
 	return get_members(res, members, e);
 }
 
-static json_t *gpa_or_null(uint64_t gpa)
+/* (params) and where it is to be, unless that is 0. */
+static json_t *with_gpa(json_t *params, uint64_t gpa)
 {
-	return gpa != 0 ? json_integer((json_int_t)gpa) : NULL;
+	return gpa == 0 ? params
+			: firn_json_with(
+			      params, "gpa", json_integer((json_int_t)gpa));
 }
 
 int firn_map(struct firn *c, const char *vm, const char *snapshot, int cow,
@@ -123,8 +131,9 @@ int firn_map(struct firn *c, const char *vm, const char *snapshot, int cow,
 {
 	json_t *res;
 	int r = firn_call_packed(c, "view.map",
-	    json_pack("{s:s, s:s, s:b, s:o*}", "vm", vm, "snapshot", snapshot,
-		"cow", cow, "gpa", gpa_or_null(gpa)),
+	    with_gpa(json_pack("{s:s, s:s, s:b}", "vm", vm, "snapshot",
+			 snapshot, "cow", cow),
+		gpa),
 	    &res, NULL, NULL, e);
 
 	if (r != 0)
@@ -150,8 +159,8 @@ int firn_adopt(struct firn *c, const char *vm, const char *snapshot,
 {
 	json_t *res;
 	int r = firn_call_packed(c, "view.adopt",
-	    json_pack("{s:s, s:s, s:o*}", "vm", vm, "snapshot", snapshot, "gpa",
-		gpa_or_null(gpa)),
+	    with_gpa(
+		json_pack("{s:s, s:s}", "vm", vm, "snapshot", snapshot), gpa),
 	    &res, NULL, NULL, e);
 
 	if (r != 0)
@@ -168,8 +177,9 @@ static int hand(struct firn *c, const char *method, const char *vm,
 {
 	json_t *res;
 	int r = firn_call_packed(c, method,
-	    json_pack("{s:s, s:s, s:s*}", "vm", vm, "snapshot", snapshot,
-		"name", name),
+	    firn_json_with_str(
+		json_pack("{s:s, s:s}", "vm", vm, "snapshot", snapshot), "name",
+		name),
 	    &res, NULL, NULL, e);
 
 	if (r != 0)
@@ -234,14 +244,16 @@ static int ranges_inline(
 	p->nranges = n;
 	for (size_t i = 0; i < n; i++) {
 		const json_t *x = json_array_get(a, i);
-		json_int_t first = json_integer_value(json_array_get(x, 0));
-		json_int_t count = json_integer_value(json_array_get(x, 1));
+		const json_t *first = json_array_get(x, 0);
+		const json_t *count = json_array_get(x, 1);
 
-		if (first < 0 || count < 0)
-			return firn_fail(
-			    e, -EPROTO, "the service's extents are negative");
-		p->ranges[i].first = (uint64_t)first;
-		p->ranges[i].count = (uint64_t)count;
+		if (json_array_size(x) != 2 || !json_is_integer(first) ||
+		    !json_is_integer(count) || json_integer_value(first) < 0 ||
+		    json_integer_value(count) < 0)
+			return firn_fail(e, -EPROTO,
+			    "the service's extents are no pairs of numbers");
+		p->ranges[i].first = (uint64_t)json_integer_value(first);
+		p->ranges[i].count = (uint64_t)json_integer_value(count);
 	}
 	return 0;
 }
@@ -329,9 +341,11 @@ int firn_dirty(struct firn *c, const char *vm, const char *segment,
     struct firn_error *e)
 {
 	return ask_pageset(c, "dirty.query",
-	    json_pack("{s:s, s:s*, s:s, s:b, s:b}", "vm", vm, "segment",
-		segment, "cursor", cursor, "peek", flags & FIRN_DIRTY_PEEK,
-		"exact", flags & FIRN_DIRTY_EXACT),
+	    firn_json_with_str(
+		json_pack("{s:s, s:s, s:b, s:b}", "vm", vm, "cursor", cursor,
+		    "peek", flags & FIRN_DIRTY_PEEK, "exact",
+		    flags & FIRN_DIRTY_EXACT),
+		"segment", segment),
 	    out, e);
 }
 
@@ -339,8 +353,9 @@ int firn_dirty_end(struct firn *c, const char *vm, const char *segment,
     const char *cursor, struct firn_error *e)
 {
 	return firn_call_packed(c, "dirty.end",
-	    json_pack("{s:s, s:s*, s:s}", "vm", vm, "segment", segment,
-		"cursor", cursor),
+	    firn_json_with_str(
+		json_pack("{s:s, s:s}", "vm", vm, "cursor", cursor), "segment",
+		segment),
 	    NULL, NULL, NULL, e);
 }
 

@@ -26,6 +26,13 @@ void firn_close_fds(int *fds, size_t n);
 int firn_call_packed(struct firn *c, const char *method, json_t *params,
     json_t **res, int *fds, size_t *nfds, struct firn_error *e);
 
+/*
+ * The text of (v), of *len bytes, with room for one more behind its NUL; from
+ * the heap. NULL: no memory. json_dumps() would do, but jansson 2.14 leaves out
+ * of an object what it has no memory for and calls that success.
+ */
+char *firn_text(const json_t *v, size_t *len);
+
 /* A member that must be an integer of at least 0; -EPROTO otherwise. */
 int firn_get_u64(
     const json_t *obj, const char *key, uint64_t *out, struct firn_error *e);

@@ -6,6 +6,23 @@
 
 #include "tools/libfirn/priv.h"
 
+char *firn_text(const json_t *v, size_t *len)
+{
+	const size_t flags = JSON_COMPACT | JSON_ENCODE_ANY;
+	size_t n = json_dumpb(v, NULL, 0, flags);
+	char *text = n == 0 ? NULL : malloc(n + 2);
+
+	if (text == NULL)
+		return NULL;
+	if (json_dumpb(v, text, n, flags) != n) {
+		free(text);
+		return NULL;
+	}
+	text[n] = '\0';
+	*len = n;
+	return text;
+}
+
 int firn_call_async(struct firn *c, const char *method, const char *params,
     const int *fds, size_t nfds, uint64_t *id, struct firn_error *e)
 {
@@ -28,6 +45,7 @@ int firn_wait_reply(struct firn *c, uint64_t id, int timeout_ms,
 	int fds[FIRN_REPLY_FDS_MAX];
 	size_t nfds = FIRN_REPLY_FDS_MAX;
 	json_t *result;
+	size_t len;
 	int ret;
 
 	if (r == NULL)
@@ -38,7 +56,7 @@ int firn_wait_reply(struct firn *c, uint64_t id, int timeout_ms,
 		return ret;
 	r->nfds = nfds;
 	r->fds = nfds > 0 ? calloc(nfds, sizeof(*r->fds)) : NULL;
-	r->json = json_dumps(result, JSON_COMPACT | JSON_ENCODE_ANY);
+	r->json = firn_text(result, &len);
 	json_decref(result);
 	if (r->json == NULL || (nfds > 0 && r->fds == NULL)) {
 		firn_close_fds(fds, nfds);
@@ -83,11 +101,12 @@ int firn_wait_event(
     struct firn *c, int timeout_ms, struct firn_event *ev, struct firn_error *e)
 {
 	json_t *params;
+	size_t len;
 	int r = firn_wait_event_json(c, timeout_ms, &ev->method, &params, e);
 
 	if (r != 0)
 		return r;
-	ev->json = json_dumps(params, JSON_COMPACT | JSON_ENCODE_ANY);
+	ev->json = firn_text(params, &len);
 	json_decref(params);
 	if (ev->json != NULL)
 		return 0;
