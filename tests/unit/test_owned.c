@@ -218,6 +218,28 @@ static void test_seal(void **state)
 	assert_int_equal(layer_prove(set, id, &e), -ENOENT);
 }
 
+/* Who it was lent to wrote in it: nothing of that is dead, as nobody counted.
+ */
+static void test_seal_grown(void **state)
+{
+	struct layer_set *set = *state;
+	uint32_t id = adopt(set, memory());
+	struct layer_totals sum;
+	struct lfile_stat st;
+	struct err e = {0};
+	uint32_t n;
+
+	assert_int_equal(pwrite(layer_fd(set, id), "x", 1, 0), 1);
+	assert_int_equal(layer_prove(set, id, &e), 0);
+	assert_int_equal(layer_seal_fd(layer_fd(set, id), &e), 0);
+	assert_int_equal(layer_sealed(set, id, &e), 0);
+	lfile_stat(set, layer_pieces(set, id, &n)->file, &st);
+	assert_true(st.bytes >= PAGE_SIZE);
+	assert_int_equal(st.live, st.bytes);
+	layer_set_totals(set, &sum);
+	assert_int_equal(sum.bytes, st.bytes);
+}
+
 /* Lent on the same description, of which a lease on that could not know. */
 static void test_prove(void **state)
 {
@@ -264,6 +286,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_lease, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_refuses, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_seal, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_seal_grown, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_prove, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_take, setup, teardown),
 	};

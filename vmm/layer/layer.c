@@ -347,6 +347,7 @@ int layer_sealed(struct layer_set *set, uint32_t id, struct err *e)
 	f->fd = now.fd;
 	set->sum.bytes += now.bytes - f->bytes;
 	f->bytes = now.bytes;
+	f->live = now.bytes; /* no job has looked at it */
 	f->owned = false;
 	find_slot(set, id)->owned = false;
 	return 0;
