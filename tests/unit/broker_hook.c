@@ -199,6 +199,11 @@ static int run_away(struct errand *w)
 	if (w->here)
 		return -EAGAIN;
 	atomic_store(&away[i].w, NULL);
+	if (atomic_load(&hook.hold_errand) > 1)
+		(void)atomic_fetch_sub(&hook.hold_errand, 1);
+	else
+		while (atomic_load(&hook.hold_errand) == 1)
+			(void)usleep(1000);
 	return fn(w);
 }
 

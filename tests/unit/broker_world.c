@@ -51,6 +51,7 @@ int teardown(void **state)
 	struct world *x = *state;
 
 	atomic_store(&hook.hold_seals, false);
+	atomic_store(&hook.hold_errand, 0);
 	drop_fds(x);
 	(void)close(x->fd);
 	broker_free(x->b);

@@ -36,6 +36,8 @@ extern struct hook {
 	atomic_bool json;       /* the calls of jansson count, too */
 	bool away;              /* no errand is short enough for the loop */
 	atomic_bool hold_seals; /* the broker's workers wait to seal */
+	atomic_int hold_errand; /* of those that are away which is to wait; 1:
+				   it does. 0: none */
 	rlim_t slack; /* descriptors that may be opened; 0: no limit */
 	int monitor;  /* the last monitor's end */
 	pid_t pid;    /* and its process */

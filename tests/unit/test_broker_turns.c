@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tests/chance.h"
@@ -184,6 +185,66 @@ static void import_interrupted(void **state)
 	}
 }
 
+/* --- what is opened, while files are merged ---------------------------------
+ */
+
+#define FILLERS 127u
+
+static void freeze_pages(
+    struct world *x, struct fake *f, uint32_t from, uint32_t step, unsigned n)
+{
+	char name[16];
+
+	guest_writes(f, from, step, 1000 * (n + 1));
+	(void)snprintf(name, sizeof(name), "s%u", n);
+	must_do(x, "segment.freeze", freeze_params(f, name));
+}
+
+/* All files of a user but what is mapped are one more than may be, once there
+ * is a copy of s1: while what that is in is looked up, they are merged. The
+ * client gets a file of the two pages of s1, and no others. */
+static void open_while_merged(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	struct wire_closed none = {.id = 1};
+	uint64_t end = now() + PATIENCE_NS;
+	uint64_t was[NPAGES];
+	uint64_t tags[NPAGES];
+	struct stat st;
+	json_t *m;
+
+	freeze_pages(x, f, 0, NPAGES / 2, 0);
+	freeze_pages(x, f, 0, NPAGES, 1);
+	memcpy(was, f->truth, sizeof(was));
+	for (unsigned i = 0; i < FILLERS; i++)
+		freeze_pages(x, f, 1, NPAGES / 4, 2 + i);
+	assert_int_equal(stat_of(x, "moved_files"), 0);
+	atomic_store(&hook.hold_errand, 4); /* it is copied by the third */
+	drop_fds(x);
+	request(
+	    x, "snapshot.open", json_pack("{s:s}", "snapshot", "s1"), NULL, 0);
+	while (atomic_load(&hook.hold_errand) > 1 && now() < end)
+		pump(x);
+	/* Whatever is dropped may begin it. */
+	for (int i = 0; i < 300; i++) {
+		say(f, WIRE_G_CLOSED, 0, 0, &none, sizeof(none), NULL, 0);
+		pump(x);
+	}
+	atomic_store(&hook.hold_errand, 0);
+	m = answer(x);
+	if (!good(m))
+		fail_msg("%s", why(m));
+	json_decref(m);
+	assert_int_equal(x->nfds, 2);
+	assert_int_equal(fstat(x->fds[1], &st), 0);
+	assert_int_equal(st.st_blocks * 512, 2 * PAGE_SIZE);
+	show_runs(x->fds[0], x->fds + 1, 1, tags);
+	assert_memory_equal(tags, was, sizeof(tags));
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 /* --- what was touched ----------------------------------------------------- */
 
 #define TOUCHED 100003u
@@ -294,6 +355,8 @@ int main(void)
 	    T(unmap_behind_freezes),
 	    T(import_in_turns),
 	    T(import_interrupted),
+	    cmocka_unit_test_setup_teardown(
+		open_while_merged, setup_away, teardown),
 	    cmocka_unit_test(sets_in_turns),
 	    cmocka_unit_test(sets_that_shrink),
 	};

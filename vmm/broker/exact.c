@@ -6,7 +6,8 @@
  * only those files go out of which every page is reachable from this one. Where
  * a page of one is not, all reachable pages are copied to a file of their own,
  * once, which the snapshot's opened map names. Its own map stays as it is, so
- * that this never changes what a diff or a heatmap says.
+ * that this never changes what a diff or a heatmap says. The file of a copy is
+ * pinned until it is told of, so that no others join it before.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -37,7 +38,9 @@ struct exact_op {
 	uint64_t npages; /* that are not zero */
 	struct page_run *to;
 	struct layer_copied copied;
-	uint32_t layer; /* of the copy */
+	uint32_t layer;  /* of the copy */
+	uint32_t pinned; /* the file that it came in, once (has_pin) */
+	bool has_pin;
 	struct apply apply;
 };
 
@@ -62,6 +65,8 @@ static void exact_free(struct exact_op *op)
 	if (op->x.runs_fd >= 0)
 		(void)close(op->x.runs_fd);
 	closer_close(op->b->closer, op->copied.fd);
+	if (op->has_pin)
+		lfile_unpin(op->b->layers, op->pinned);
 	layers_reap(op->b);
 	free(op);
 }
@@ -206,6 +211,17 @@ static void exact_applied(struct broker *b, int rc, struct map m, void *ctx)
 	exact_begin(op);
 }
 
+/* What was copied is exact only as long as it stays where it is. */
+static void pin_copy(struct exact_op *op)
+{
+	struct layer_set *set = op->b->layers;
+	uint32_t npieces;
+
+	op->pinned = layer_pieces(set, op->layer, &npieces)->file;
+	op->has_pin = true;
+	lfile_pin(set, op->pinned);
+}
+
 static void exact_copied(struct errand *w)
 {
 	struct exact_op *op = (struct exact_op *)w;
@@ -217,6 +233,7 @@ static void exact_copied(struct errand *w)
 		exact_fail(op, w->rc);
 		return;
 	}
+	pin_copy(op);
 	for (size_t i = 0; i < op->runs.n; i++)
 		if (op->to[i].layer != RUN_ZERO)
 			op->to[i].layer = op->layer;
