@@ -3,8 +3,10 @@
 #include "tests/unit/broker_world.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "shared/cap/cap.h"
 
@@ -252,6 +254,144 @@ static void unmap_behind_sever(void **state)
 	nothing_left(x);
 }
 
+/* --- who gives up what it sent only when it is asked for more --------------
+ */
+
+static struct late {
+	uint32_t seq; /* of that request, until it is answered */
+	int lost;     /* what a sever took whose answer was lost; or -1 */
+} late;
+
+/* It holds on to what it sends until the next request but one has come. */
+static bool gives_up_last(struct fake *f)
+{
+	const struct wire_stats stats = {0};
+
+	if (f->p.m.type == WIRE_SEVER) {
+		f->how = KEEPS_FD;
+		answer_freeze(f);
+		f->how = HONEST;
+		return true;
+	}
+	if (f->p.m.type == WIRE_STATS && f->kept >= 0) {
+		late.seq = f->p.m.seq;
+		return true;
+	}
+	if (f->p.m.type == WIRE_FREEZE) {
+		release(f);
+		say(f, WIRE_STATS | WIRE_REPLY, late.seq, 0, &stats,
+		    sizeof(stats), NULL, 0);
+	}
+	return false;
+}
+
+/* A freeze that is asked for meanwhile comes behind it, and does not fail. */
+static void freeze_behind_sever(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	uint64_t end = now() + PATIENCE_NS;
+	uint64_t was[NPAGES];
+
+	lend_memory(x, f);
+	guest_writes(f, 0, 1, 77);
+	memcpy(was, f->truth, sizeof(was));
+	late = (struct late){.lost = -1};
+	f->answers = gives_up_last;
+	request(x, "segment.sever", freeze_params(f, "s"), NULL, 0);
+	while (late.seq == 0 && now() < end)
+		pump(x);
+	guest_writes(f, 1, 2, 5000);
+	request(x, "segment.freeze", freeze_params(f, "t"), NULL, 0);
+	for (int i = 0; i < 2; i++) {
+		json_t *m = answer(x);
+
+		if (!good(m))
+			fail_msg("%s", why(m));
+		json_decref(m);
+	}
+	f->answers = NULL;
+	shows(x, "t", f->truth);
+	assert_true(is_owned(x, "s"));
+	must_do(x, "view.adopt", hand_params(f, "s"));
+	assert_memory_equal(f->truth, was, sizeof(was));
+	end_vm(x, f);
+	nothing_left(x);
+}
+
+/* What was severed, owned, and what was frozen since. */
+static void tell_lost(struct fake *f)
+{
+	const struct page_run r = {.npages = NPAGES};
+	struct wire_frozen w = {.npages = NPAGES, .nsteps = 2};
+	int fds[4] = {wire_blob("runs", &r, sizeof(r)), late.lost,
+	    wire_blob("runs", &r, sizeof(r)), new_layer(NPAGES)};
+
+	for (uint32_t i = 0; i < 2; i++)
+		w.step[i] = (struct wire_step){.nruns = 1,
+		    .layer_npages = NPAGES,
+		    .has_layer = 1,
+		    .first = 1,
+		    .severed = i == 0,
+		    .owned = i == 0};
+	for (uint32_t k = 0; k < NPAGES; k++)
+		put_page(fds[3], k, f->truth[k]);
+	assert_int_equal(seal(fds[3]), 0);
+	f->kept = __real_fcntl(late.lost, F_DUPFD_CLOEXEC, 3L);
+	reply(f, 0, &w, sizeof(w), fds, 4);
+	for (uint32_t i = 0; i < 4; i++)
+		(void)close(fds[i]);
+	late.lost = -1;
+	f->first = false;
+	memset(f->dirty, 0, sizeof(f->dirty));
+}
+
+static bool loses_and_tells(struct fake *f)
+{
+	if (f->p.m.type == WIRE_SEVER && late.lost < 0) {
+		late.lost = f->memory;
+		for (uint32_t i = 0; i < NPAGES; i++)
+			put_page(f->memory, i, f->truth[i]);
+		f->memory = wire_take_fd(&f->p, 0);
+		memset(f->truth, 0, sizeof(f->truth));
+		memset(f->dirty, 0, sizeof(f->dirty));
+		reply(f, -ETOOMANYREFS, "it was lost", 11, NULL, 0);
+		return true;
+	}
+	if (f->p.m.type == WIRE_STATS)
+		release(f);
+	if (f->p.m.type != WIRE_FREEZE || late.lost < 0)
+		return false;
+	tell_lost(f);
+	return true;
+}
+
+/* So is what comes with the answer to a freeze, as that to the sever was lost.
+ */
+static void freeze_tells_severed(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	uint64_t was[NPAGES];
+
+	lend_memory(x, f);
+	guest_writes(f, 0, 1, 77);
+	memcpy(was, f->truth, sizeof(was));
+	late = (struct late){.lost = -1};
+	f->answers = loses_and_tells;
+	must_fail(x, "segment.sever", freeze_params(f, "s"));
+	guest_writes(f, 0, 1, 5000);
+	must_do(x, "segment.freeze", freeze_params(f, "t"));
+	shows(x, "t", f->truth);
+	must_do(x, "segment.sever", freeze_params(f, "s"));
+	assert_true(is_owned(x, "s"));
+	f->answers = NULL;
+	must_do(x, "view.adopt", hand_params(f, "s"));
+	assert_memory_equal(f->truth, was, sizeof(was));
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 /* --- the number of a capability comes again ------------------------------- */
 
 #define SLOT_OF(cap) ((cap) & ((1 << CAP_SLOT_BITS) - 1))
@@ -364,6 +504,8 @@ int main(void)
 	    T(refused_adoptions),
 	    T(end_behind_sever),
 	    T(unmap_behind_sever),
+	    T(freeze_behind_sever),
+	    T(freeze_tells_severed),
 	    T(number_comes_again),
 	};
 

@@ -44,7 +44,7 @@ struct lift_op {
 
 /* What (p) shows once its newest step is applied is severed: that of the
  * answer, or where nothing was written one that has no pages. */
-static struct step *sever_later(struct bplace *p, struct lift_op *op)
+static void sever_later(struct bplace *p, struct lift_op *op)
 {
 	struct step *s;
 
@@ -54,7 +54,6 @@ static struct step *sever_later(struct bplace *p, struct lift_op *op)
 	for (s = p->pending; s->next != NULL;)
 		s = s->next;
 	s->severed = true;
-	return s;
 }
 
 /* Read on what a tracked place touched: 1 when there is more. Where it cannot
@@ -240,10 +239,24 @@ static void lift_given_up(
 	lift_apply(vm, p, op);
 }
 
-/* Ask for more, so that the monitor gives up what it sent. False: it is not
- * asked, and the proof will say what it kept. */
+static bool tells_owned(const struct wire_frozen *f)
+{
+	for (uint32_t i = 0; i < f->nsteps; i++)
+		if (f->step[i].owned)
+			return true;
+	return false;
+}
+
+/* Where it sent what is to be owned, as a freeze does behind a sever whose
+ * answer was lost: ask for more, so that the monitor gives that up. False: it
+ * is not asked, and the proof will say what it kept. */
 static bool lift_give_up(struct bvm *vm, struct bplace *p, struct lift_op *op)
 {
+	if (!tells_owned(&op->f) || p->giving_up)
+		return false;
+	/* What another is about to answer would be applied before. */
+	if (!op->sever && p->lifting > 1)
+		return false;
 	op->p = p;
 	p->giving_up = vm_ask(vm, WIRE_STATS, NULL, 0, NULL, 0, lift_given_up,
 			   op, NULL) == 0;
@@ -267,8 +280,9 @@ static void lift_answer(
 		if (rc != 0)
 			vm_kill(b, vm); /* no monitor of ours answers so */
 	}
-	if (rc == 0 && op->sever && sever_later(p, op)->owned &&
-	    lift_give_up(vm, p, op))
+	if (rc == 0 && op->sever)
+		sever_later(p, op);
+	if (rc == 0 && lift_give_up(vm, p, op))
 		return;
 	if (rc == 0) {
 		lift_apply(vm, p, op);
@@ -356,7 +370,17 @@ static int lift_begin(
 	return 0;
 }
 
-/* While steps wait that a failed lift left, nothing new is asked for. */
+/* Do steps wait that a failed lift left? While a monitor gives up what it sent
+ * those of one that did not may be there, and what it answers next comes behind
+ * that. */
+static bool steps_left(const struct bplace *p)
+{
+	uint64_t n = p->steps_taken - p->steps_gone;
+
+	return p->lifts == NULL && n > (p->giving_up ? WIRE_STEPS_MAX : 0u);
+}
+
+/* Nothing new is asked for before those are gone. */
 static void lift_after(struct lift_op *op, struct bvm *vm, struct bplace *p)
 {
 	op->left = true;
@@ -384,7 +408,7 @@ int lift(struct broker *b, struct bvm *vm, struct bplace *p, bool sever,
 	op->fn = fn;
 	op->ctx = ctx;
 	op->in.fd = -1;
-	if (p->lifts == NULL && p->pending != NULL) {
+	if (steps_left(p)) {
 		lift_after(op, vm, p);
 		return 0;
 	}
