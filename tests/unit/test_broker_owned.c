@@ -254,6 +254,41 @@ static void unmap_behind_sever(void **state)
 	nothing_left(x);
 }
 
+/* Nor does that end the VM where it has as many places as it may, and what is
+ * mapped comes in place of the one whose memory is still to be given up. */
+static void unmap_and_map_behind_sever(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	uint64_t was[NPAGES];
+
+	lend_memory(x, f);
+	guest_writes(f, 0, 1, 77);
+	memcpy(was, f->truth, sizeof(was));
+	must_do(x, "segment.sever", freeze_params(f, "s"));
+	must_do(x, "segment.freeze", freeze_params(f, "t"));
+	for (unsigned i = 2; i < WIRE_SEGMENTS_MAX; i++)
+		must_do(x, "view.map", hand_params(f, "t"));
+	must_do(x, "view.adopt", hand_params(f, "s"));
+	f->answers = severs_and_unmaps;
+	request(x, "segment.sever", place_params(f, "s"), NULL, 0);
+	request(x, "view.map", hand_params(f, "t"), NULL, 0);
+	for (int i = 0; i < 2; i++) {
+		json_t *m = answer(x);
+
+		if (!good(m))
+			fail_msg("%s", why(m));
+		json_decref(m);
+	}
+	assert_int_equal(f->nkills, 0);
+	assert_true(is_owned(x, "s"));
+	must_do(x, "view.unmap", place_params(f, NULL));
+	must_do(x, "view.adopt", hand_params(f, "s"));
+	assert_memory_equal(f->truth, was, sizeof(was));
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 /* --- who gives up what it sent only when it is asked for more --------------
  */
 
@@ -504,6 +539,7 @@ int main(void)
 	    T(refused_adoptions),
 	    T(end_behind_sever),
 	    T(unmap_behind_sever),
+	    T(unmap_and_map_behind_sever),
 	    T(freeze_behind_sever),
 	    T(freeze_tells_severed),
 	    T(number_comes_again),

@@ -47,7 +47,7 @@ static int check_files(struct broker *b, const struct bvm *vm,
 		bit_set(f.w, file[i]);
 	for (const struct held *h = vm->held; h != NULL; h = h->next)
 		mark_pins(&f, &h->pins);
-	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+	for (uint32_t i = 0; i < PLACES_MAX; i++)
 		mark_pins(&f, &vm->place[i].pins);
 	if (count_small(b, &f) <= SMALL_FILES_MAX)
 		return 0;

@@ -237,7 +237,7 @@ static int launch_room(struct broker *b, struct bvm **oldest, struct err *e)
 
 static void launch_undo(struct broker *b, struct bvm *vm)
 {
-	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+	for (uint32_t i = 0; i < PLACES_MAX; i++)
 		if (vm->place[i].used)
 			place_end(b, vm, &vm->place[i]);
 	bank_release(b, vm, vm->reserved);

@@ -191,7 +191,7 @@ static void lifts_go_on(void *arg)
 
 bool lifts_wait(const struct bvm *vm)
 {
-	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+	for (uint32_t i = 0; i < PLACES_MAX; i++)
 		if (vm->place[i].lifts != NULL)
 			return true;
 	return false;
@@ -331,7 +331,7 @@ static unsigned lifts_of(const struct bvm *vm)
 {
 	unsigned n = 0;
 
-	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+	for (uint32_t i = 0; i < PLACES_MAX; i++)
 		n += vm->place[i].lifting;
 	return n;
 }

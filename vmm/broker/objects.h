@@ -36,7 +36,8 @@
 #define LIST_MAX        1000u /* snapshots in a reply; there may be more */
 #define CAPS_GUEST      256u
 #define HOMES_MAX       64u
-#define LAUNCH_FDS      4u  /* of a client, for a VM to begin with */
+#define LAUNCH_FDS      4u /* of a client, for a VM to begin with */
+#define PLACES_MAX      (2u * WIRE_SEGMENTS_MAX) /* those about to end, too */
 #define CALLS_MAX       64u /* unanswered requests to one monitor */
 #define GRANTS_MAX      512u
 #define GUEST_CALLS_MAX 64u        /* of one VM, that wait for other work */
@@ -249,7 +250,7 @@ struct bvm {
 	uint64_t reserved;       /* bytes in the bank */
 	uint64_t reserved_next;  /* for a segment that the guest is making */
 	uint32_t reserved_flags; /* FIRN_SEG_* of it */
-	struct bplace place[WIRE_SEGMENTS_MAX];
+	struct bplace place[PLACES_MAX];
 	struct cap_table caps;
 	struct cap_slot *slots;
 

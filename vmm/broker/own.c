@@ -122,7 +122,7 @@ int sever_check(struct broker *b, const struct bvm *vm, const struct bplace *p,
 		    "and writes; freeze it",
 		    p->name);
 	for (const struct bvm *v = b->vms; v != NULL; v = v->next)
-		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++) {
+		for (uint32_t i = 0; i < PLACES_MAX; i++) {
 			const struct snap *s = v->place[i].shown;
 
 			if (!v->place[i].used || s == NULL ||

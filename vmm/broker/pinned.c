@@ -37,7 +37,7 @@ uint64_t *pinned_by_vms(const struct broker *b)
 
 		for (const struct held *h = vm->held; h != NULL; h = h->next)
 			of_pins(by, &h->pins, bit);
-		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+		for (uint32_t i = 0; i < PLACES_MAX; i++)
 			if (vm->place[i].used)
 				of_place(by, &vm->place[i], bit);
 	}

@@ -14,7 +14,7 @@ static bool is_there(const struct bplace *p)
 
 struct bplace *place_by_id(struct bvm *vm, uint32_t id)
 {
-	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+	for (uint32_t i = 0; i < PLACES_MAX; i++)
 		if (is_there(&vm->place[i]) && vm->place[i].id == id)
 			return &vm->place[i];
 	return NULL;
@@ -26,7 +26,7 @@ struct bplace *place_find(struct bvm *vm, const char *ref, struct err *e)
 
 	if (ref == NULL)
 		ref = "0";
-	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++) {
+	for (uint32_t i = 0; i < PLACES_MAX; i++) {
 		struct bplace *p = &vm->place[i];
 
 		if (!is_there(p))
@@ -40,14 +40,30 @@ struct bplace *place_find(struct bvm *vm, const char *ref, struct err *e)
 	return NULL;
 }
 
+/*
+ * Room for one more, or NULL: of those that are there a VM has so many. Besides
+ * there are some that were unmapped and whose monitor is yet to give up what it
+ * sent of them. Those are no more than were there at once: what is severed
+ * after is answered after.
+ */
+static struct bplace *place_room(struct bvm *vm)
+{
+	struct bplace *room = NULL;
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < PLACES_MAX; i++) {
+		n += is_there(&vm->place[i]);
+		if (!vm->place[i].used && room == NULL)
+			room = &vm->place[i];
+	}
+	return n < WIRE_SEGMENTS_MAX ? room : NULL;
+}
+
 struct bplace *place_add(struct broker *b, struct bvm *vm,
     const struct wire_segment *s, struct lineage *l, struct err *e)
 {
-	struct bplace *p = NULL;
+	struct bplace *p = place_room(vm);
 
-	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX && p == NULL; i++)
-		if (!vm->place[i].used)
-			p = &vm->place[i];
 	if (p == NULL)
 		return err_set(e, -ENOSPC, "a VM has at most %u segments",
 			   WIRE_SEGMENTS_MAX),

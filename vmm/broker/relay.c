@@ -52,7 +52,7 @@ uint32_t *relay_pins(struct broker *b)
 	uint32_t *n = calloc(FILES_MAX, sizeof(*n));
 
 	for (struct bvm *vm = b->vms; n != NULL && vm != NULL; vm = vm->next)
-		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+		for (uint32_t i = 0; i < PLACES_MAX; i++)
 			if (can_relay(vm, &vm->place[i]))
 				count_pins(&vm->place[i], n);
 	return n;
@@ -221,7 +221,7 @@ void relay_copies(struct broker *b, struct bvm *vm, struct bplace *p,
 /* Ask the next place of (vm) that is to be moved; false: there is none. */
 static bool relay_one(struct broker *b, struct bvm *vm, uint32_t *next)
 {
-	while (*next < WIRE_SEGMENTS_MAX) {
+	while (*next < PLACES_MAX) {
 		struct bplace *p = &vm->place[(*next)++];
 
 		if (!can_relay(vm, p) || !shows_left_over(b, p))

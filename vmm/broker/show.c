@@ -386,7 +386,7 @@ static void each_other(struct show_op *op)
 			else
 				add_other(op, &s->map);
 	for (struct bvm *vm = b->vms; vm != NULL; vm = vm->next)
-		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+		for (uint32_t i = 0; i < PLACES_MAX; i++)
 			if (vm->place[i].used)
 				add_place(op, &vm->place[i]);
 }

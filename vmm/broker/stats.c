@@ -90,7 +90,7 @@ static uint64_t record_bytes(const struct broker *b)
 	uint64_t sum = b->kins.bytes;
 
 	for (const struct bvm *vm = b->vms; vm != NULL; vm = vm->next)
-		for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+		for (uint32_t i = 0; i < PLACES_MAX; i++)
 			sum += kin_sets_bytes(&vm->place[i].told);
 	return sum;
 }

@@ -134,7 +134,7 @@ void vm_end(struct broker *b, struct bvm *vm)
 	launch_drop(vm);
 	monitor_fail_calls(b, vm);
 	own_moved(b, vm, false);
-	for (uint32_t i = 0; i < WIRE_SEGMENTS_MAX; i++)
+	for (uint32_t i = 0; i < PLACES_MAX; i++)
 		if (vm->place[i].used)
 			place_end(b, vm, &vm->place[i]);
 	held_end(b, vm);
