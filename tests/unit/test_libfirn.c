@@ -223,6 +223,51 @@ static void test_nonsense(void **state)
 	}
 }
 
+#define FLOOD_LINE  (7u << 20)
+#define FLOOD_LINES (FIRN_QUEUE_BYTES / FLOOD_LINE + 1)
+
+/* Events, of which each is small enough, to a client that waits for another
+ * thing. */
+static void *flood(void *arg)
+{
+	static const char head[] = "{\"method\":\"e\",\"params\":\"";
+	char *line = malloc(FLOOD_LINE);
+	int fd = *(int *)arg;
+	bool more = line != NULL;
+
+	for (unsigned i = 0; more && i < FLOOD_LINES; i++) {
+		memset(line, 'y', FLOOD_LINE);
+		memcpy(line, head, sizeof(head) - 1);
+		memcpy(line + FLOOD_LINE - 3, "\"}\n", 3);
+		for (size_t at = 0; more && at < FLOOD_LINE;) {
+			ssize_t n =
+			    send(fd, line + at, FLOOD_LINE - at, MSG_NOSIGNAL);
+
+			more = n > 0;
+			at += more ? (size_t)n : 0;
+		}
+	}
+	free(line);
+	(void)close(fd);
+	return NULL;
+}
+
+static void test_flood(void **state)
+{
+	struct firn_error e;
+	struct firn *c = NULL;
+	pthread_t t;
+	int sv[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+	assert_int_equal(firn_connect_fd(sv[0], &c, NULL), 0);
+	assert_int_equal(pthread_create(&t, NULL, flood, &sv[1]), 0);
+	assert_int_equal(firn_call(c, "x", NULL, NULL, 0, NULL, &e), -EPROTO);
+	firn_close(c);
+	assert_int_equal(pthread_join(t, NULL), 0);
+}
+
 /* A service that says why, and is gone before it is asked anything. */
 static void test_turned_away(void **state)
 {
@@ -284,6 +329,7 @@ int main(void)
 	    cmocka_unit_test(test_stop_sending),
 	    cmocka_unit_test(test_paths),
 	    cmocka_unit_test(test_nonsense),
+	    cmocka_unit_test(test_flood),
 	    cmocka_unit_test(test_turned_away),
 	};
 

@@ -20,6 +20,7 @@
 struct firn_msg {
 	struct firn_msg *next;
 	json_t *json;
+	size_t len; /* of its line */
 	int *fds;
 	size_t nfds;
 };
@@ -39,6 +40,7 @@ struct firn {
 	struct firn_msg *queue;
 	struct firn_msg **tail;
 	size_t nqueue;
+	size_t queue_bytes;
 	char peek[PEEK_LEN];
 };
 
@@ -385,11 +387,15 @@ static int reserve(struct firn *c, size_t more)
 static int queue_line(struct firn *c)
 {
 	struct firn_msg *m;
+	size_t len = c->in_len;
 	json_t *json;
 
-	json = json_loadb(c->in, c->in_len - 1, JSON_REJECT_DUPLICATES, NULL);
 	c->in_len = 0;
-	if (!json_is_object(json) || c->nqueue >= FIRN_QUEUE_MAX) {
+	if (c->nqueue >= FIRN_QUEUE_MAX ||
+	    len > FIRN_QUEUE_BYTES - c->queue_bytes)
+		return -EPROTO;
+	json = json_loadb(c->in, len - 1, JSON_REJECT_DUPLICATES, NULL);
+	if (!json_is_object(json)) {
 		json_decref(json);
 		return -EPROTO;
 	}
@@ -406,6 +412,7 @@ static int queue_line(struct firn *c)
 		return -ENOMEM;
 	}
 	m->json = json;
+	m->len = len;
 	if (c->nfds > 0)
 		memcpy(m->fds, c->fds, c->nfds * sizeof(c->fds[0]));
 	m->nfds = c->nfds;
@@ -413,6 +420,7 @@ static int queue_line(struct firn *c)
 	*c->tail = m;
 	c->tail = &m->next;
 	c->nqueue++;
+	c->queue_bytes += len;
 	return 0;
 }
 
@@ -482,6 +490,7 @@ static struct firn_msg *find(struct firn *c, uint64_t id)
 		if (c->tail == &m->next)
 			c->tail = pp;
 		c->nqueue--;
+		c->queue_bytes -= m->len;
 		return m;
 	}
 	return NULL;

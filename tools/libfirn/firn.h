@@ -25,12 +25,13 @@ extern "C" {
 #endif
 
 #define FIRN_ERROR_MAX     512
-#define FIRN_CALL_FDS_MAX  64         /* descriptors of a request */
-#define FIRN_REPLY_FDS_MAX 253        /* descriptors of a reply */
-#define FIRN_REPLY_MAX     (8u << 20) /* bytes of a reply */
-#define FIRN_QUEUE_MAX     4096       /* replies and events kept unread */
-#define FIRN_RUNS_MAX      (4u << 20) /* runs of an opened snapshot */
-#define FIRN_MAP_VMAS_MAX  16384      /* mappings of a mapped snapshot */
+#define FIRN_CALL_FDS_MAX  64          /* descriptors of a request */
+#define FIRN_REPLY_FDS_MAX 253         /* descriptors of a reply */
+#define FIRN_REPLY_MAX     (8u << 20)  /* bytes of a reply */
+#define FIRN_QUEUE_MAX     4096        /* replies and events kept unread */
+#define FIRN_QUEUE_BYTES   (64u << 20) /* of them */
+#define FIRN_RUNS_MAX      (4u << 20)  /* runs of an opened snapshot */
+#define FIRN_MAP_VMAS_MAX  16384       /* mappings of a mapped snapshot */
 
 struct firn;
 struct firn_snapshot;
@@ -80,8 +81,8 @@ FIRN_API int firn_default_path(char *buf, size_t len);
  * (fds,nfds), which stay the caller's; wait for the answer. (r) may be NULL.
  * Errors: the service's (e->code set); -EINVAL (params is not an object, too
  * many descriptors), -ECONNRESET (the service went away, or could not read a
- * request, and then nobody can tell which), -EPROTO (it sent nonsense),
- * -ENOMEM. A signal does not interrupt it.
+ * request, and then nobody can tell which), -EPROTO (it sent nonsense, or more
+ * than is kept), -ENOMEM. A signal does not interrupt it.
  */
 FIRN_API int firn_call(struct firn *c, const char *method, const char *params,
     const int *fds, size_t nfds, struct firn_reply *r, struct firn_error *e);
