@@ -324,7 +324,54 @@ static void one_call_fails(void **state)
 
 /* Where no errand is over at once. */
 #define TA(f) cmocka_unit_test_setup_teardown(f, setup_away, teardown)
-#define T(f)  cmocka_unit_test_setup_teardown(f, setup, teardown)
+/* --- an answer that cannot be sent yet, nor kept ---------------------------
+ */
+
+/* So many that its monitor does not read are more than its socket holds, and
+ * fewer than wait besides. */
+static void be_deaf(struct world *x, struct fake *f)
+{
+	f->used = false;
+	for (int i = 0; i < 300; i++) {
+		say(f, WIRE_G_LOOKUP, 9, 0, "", 1, NULL, 0);
+		pump(x);
+	}
+}
+
+/* A guest gets an error where there is no room for the descriptor of its new
+ * segment, and nothing stays reserved. */
+static void no_room_for_segment(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+	struct wire_segment w = {.size = PAGE_SIZE, .name = "more"};
+	struct wire_place none = {.id = UINT32_MAX};
+	json_int_t before = stat_of(x, "reserved_bytes");
+	bool fired = true;
+
+	for (int n = 1; fired; n++) {
+		uint32_t was = f->nreplies;
+
+		be_deaf(x, f);
+		say(f, WIRE_G_SEGMENT, 9, 0, &w, sizeof(w), NULL, 0);
+		arm(n);
+		for (int i = 0; i < 5; i++)
+			pump(x);
+		fired = disarm();
+		f->used = true;
+		while (f->nreplies != was + 301 && f->nkills == 0)
+			pump(x);
+		assert_int_equal(f->nkills, 0);
+		if (f->last_status == 0)
+			say(f, WIRE_SEG_GONE, 0, 0, &none, sizeof(none), NULL,
+			    0);
+		assert_int_equal(stat_of(x, "reserved_bytes"), before);
+	}
+	end_vm(x, f);
+	nothing_left(x);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
@@ -338,6 +385,7 @@ int main(void)
 	    TA(hostile_opens),
 	    TA(exact_of_guests),
 	    TA(one_call_fails),
+	    T(no_room_for_segment),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

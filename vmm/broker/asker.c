@@ -16,12 +16,38 @@ struct asker asker_guest(struct bvm *vm, const struct wire_msg *m)
 	return (struct asker){.vm = vm->id, .seq = m->seq, .type = m->type};
 }
 
-void asker_answer_guest(struct broker *b, struct asker *a, int64_t status,
-    const void *payload, uint32_t len, const int *fds, uint32_t nfds)
+/* The VM that waits for an answer, or NULL. */
+static struct bvm *asker_waits(struct broker *b, const struct asker *a)
 {
 	struct bvm *vm = vm_by_id(b, a->vm);
 
-	if (vm == NULL || vm->state == VM_EXITED)
+	return vm == NULL || vm->state == VM_EXITED ? NULL : vm;
+}
+
+int asker_hand_guest(struct broker *b, struct asker *a, const void *payload,
+    uint32_t len, const int *fds, uint32_t nfds, struct err *e)
+{
+	struct bvm *vm = asker_waits(b, a);
+	int rc;
+
+	if (vm == NULL)
+		return err_set(e, -ESRCH, "the VM ended meanwhile");
+	rc = vm_send(
+	    vm, a->type | WIRE_REPLY, a->seq, 0, payload, len, fds, nfds);
+	if (rc != 0)
+		return err_set(e, rc, "firnd cannot hand it to the monitor: %s",
+		    strerror(-rc));
+	if (vm->nguest_calls > 0)
+		vm->nguest_calls--;
+	return 0;
+}
+
+void asker_answer_guest(struct broker *b, struct asker *a, int64_t status,
+    const void *payload, uint32_t len, const int *fds, uint32_t nfds)
+{
+	struct bvm *vm = asker_waits(b, a);
+
+	if (vm == NULL)
 		return;
 	if (vm->nguest_calls > 0)
 		vm->nguest_calls--;

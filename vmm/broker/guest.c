@@ -419,18 +419,20 @@ static void g_segment(
 		rc = bank_reserve(b, vm, w.size, &e);
 	if (rc == 0) {
 		memory = layer_memory(w.size / PAGE_SIZE, &e);
-		rc = memory < 0 ? memory : 0;
+		rc = memory < 0
+			 ? memory
+			 : asker_hand_guest(b, &a, NULL, 0, &memory, 1, &e);
 		if (rc != 0)
 			bank_release(b, vm, w.size);
 	}
+	if (memory >= 0)
+		(void)close(memory);
 	if (rc != 0) {
 		asker_fail(b, &a, &e);
 		return;
 	}
 	vm->reserved_next = w.size;
 	vm->reserved_flags = w.flags;
-	asker_answer_guest(b, &a, 0, NULL, 0, &memory, 1);
-	(void)close(memory);
 }
 
 static void seg_made(struct broker *b, struct bvm *vm, struct wire_packet *pk)

@@ -236,6 +236,10 @@ struct asker {
 struct asker asker_client(struct ctl_req *rq);
 struct asker asker_guest(struct bvm *vm, const struct wire_msg *m);
 void asker_fail(struct broker *b, struct asker *a, const struct err *e);
+/* As asker_answer_guest(), with descriptors for which there may be no room:
+ * then it is not answered yet. -ESRCH: nobody waits; errors of link_send(). */
+int asker_hand_guest(struct broker *b, struct asker *a, const void *payload,
+    uint32_t len, const int *fds, uint32_t nfds, struct err *e);
 void asker_answer_guest(struct broker *b, struct asker *a, int64_t status,
     const void *payload, uint32_t len, const int *fds, uint32_t nfds);
 /* The table that the asker's words are in; NULL when it is gone. */

@@ -255,8 +255,8 @@ static int send_map(const struct view *v, struct bvm *vm, struct map_op *mo,
 	return rc;
 }
 
-static void send_opened(struct broker *b, const struct view *v, uint32_t id,
-    const int *fds, uint32_t nfds)
+static int send_opened(struct broker *b, const struct view *v, uint32_t id,
+    const int *fds, uint32_t nfds, struct err *e)
 {
 	struct asker a = v->a;
 	struct wire_opened o = {
@@ -267,7 +267,7 @@ static void send_opened(struct broker *b, const struct view *v, uint32_t id,
 	    .id = id,
 	};
 
-	asker_answer_guest(b, &a, 0, &o, sizeof(o), fds, nfds);
+	return asker_hand_guest(b, &a, &o, sizeof(o), fds, nfds, e);
 }
 
 /* The layers, then what they are for. Half of it cannot be unsaid, so then the
@@ -302,7 +302,7 @@ int view_tell(
 		nfds++;
 	}
 	if (rc == 0 && opened != NULL)
-		send_opened(b, v, opened->id, fds, nfds);
+		rc = send_opened(b, v, opened->id, fds, nfds, e);
 	else if (rc == 0 && mo != NULL)
 		rc = send_map(v, vm, mo, fds, nfds, e);
 	if (rc == 0)
