@@ -13,6 +13,7 @@
 #include "tests/unit/layersets.h"
 #include "tests/unit/unit.h"
 #include "vmm/layer/layer_copy.h"
+#include "vmm/layer/tidy.h"
 
 #define LIST(r, n) ((struct run_list){(r), (n)})
 #define SEALS      (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
@@ -214,6 +215,27 @@ static void test_many(void **state)
 	assert_int_equal(layers_in(set), 200);
 }
 
+/* No layer can be added, but what they are in can become less. */
+static void merge_full(struct layer_set *set)
+{
+	struct tidy_conf conf = {0};
+	struct tidy_result r;
+	struct map_store st;
+	struct tidy *job;
+	struct err e = {0};
+	uint32_t n = 0;
+
+	map_store_init(&st, layer_set_map_ops(set));
+	assert_int_equal(tidy_begin(set, &st, &conf, &job), 0);
+	tidy_run(job, NULL);
+	if (tidy_end(job, &r, &e) != 0)
+		fail_msg("%s", e.msg);
+	assert_true(r.from_files > FILES_MAX / 2 - 2);
+	for (int fd; (fd = layer_reap_take(set)) >= 0; n++)
+		assert_int_equal(close(fd), 0);
+	assert_int_equal(n, r.from_files);
+}
+
 static void test_limit(void **state)
 {
 	struct layer_set *set = *state;
@@ -225,11 +247,17 @@ static void test_limit(void **state)
 		skip();
 	lim.rlim_cur = lim.rlim_max;
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &lim), 0);
-	for (uint32_t i = 0; i < FILES_MAX; i++)
+	for (uint32_t i = 0; i < FILES_MAX - 1; i++) {
 		last = adopt(set, 1, 0);
+		layer_belongs(set, last, 1);
+	}
 	refuse(set, memfd_of(PAGE_SIZE, SEALS, 1), 1, -ENOSPC);
 	layer_put(set, last);
 	assert_int_equal(close(layer_reap_take(set)), 0);
+	last = adopt(set, 1, 0);
+	layer_belongs(set, last, 1);
+	refuse(set, memfd_of(PAGE_SIZE, SEALS, 1), 1, -ENOSPC);
+	merge_full(set);
 	(void)adopt(set, 1, 0);
 }
 

@@ -71,8 +71,10 @@ struct layer_set {
 /* Make the table (cap) long: 0, or -ENOMEM and it is as it was. */
 int files_grow(struct layer_set *set, uint32_t cap);
 
-/* Room for one more: 0, -ENOSPC, -ENOMEM. */
-int reserve_file(struct layer_set *set, struct err *e);
+#define FILES_SPARE 1u /* that layers leave to what they are merged to */
+
+/* Room for one more and (spare) others: 0, -ENOSPC, -ENOMEM. */
+int reserve_file(struct layer_set *set, uint32_t spare, struct err *e);
 
 /* (f) gets a slot, which was reserved; its number. */
 uint32_t enter_file(struct layer_set *set, const struct file *f);

@@ -205,7 +205,7 @@ static uint32_t next_id(struct layer_set *set)
 }
 
 static int adopt_file(struct layer_set *set, int fd, uint64_t claimed,
-    uint32_t *file, struct err *e)
+    uint32_t spare, uint32_t *file, struct err *e)
 {
 	struct file f = {.holds = 1};
 	int rc = memory_seals(fd, SEALS_FROZEN, e);
@@ -213,7 +213,7 @@ static int adopt_file(struct layer_set *set, int fd, uint64_t claimed,
 	if (rc == 0)
 		rc = memory_size(fd, claimed, &f, e);
 	if (rc == 0)
-		rc = reserve_file(set, e);
+		rc = reserve_file(set, spare, e);
 	if (rc != 0)
 		return rc;
 	f.fd = memory_reopen(fd, O_RDONLY, e);
@@ -227,7 +227,7 @@ int lfile_adopt(struct layer_set *set, int fd, uint32_t *file, struct err *e)
 {
 	AUTO_CLOSE int given = fd;
 
-	return adopt_file(set, given, 1, file, e);
+	return adopt_file(set, given, 1, 0, file, e);
 }
 
 /* The whole of (file), whose hold this takes over, becomes a layer, in a slot
@@ -263,7 +263,7 @@ int layer_adopt(
 	int rc = reserve_slot(set, e);
 
 	if (rc == 0)
-		rc = adopt_file(set, fd, npages, &file, e);
+		rc = adopt_file(set, fd, npages, FILES_SPARE, &file, e);
 	if (rc != 0)
 		return rc;
 	*id = enter(set, file);
@@ -286,7 +286,7 @@ int layer_adopt_owned(struct layer_set *set, int *fd, uint64_t npages,
 	if (rc == 0)
 		rc = reserve_slot(set, e);
 	if (rc == 0)
-		rc = reserve_file(set, e);
+		rc = reserve_file(set, FILES_SPARE, e);
 	if (rc == 0)
 		rc = memory_alone(fd, e);
 	/* Nobody can add a seal now: what was true before may not be. */

@@ -74,7 +74,7 @@ void layer_set_totals(const struct layer_set *set, struct layer_totals *out);
  *   -EINVAL  not a memfd of ordinary pages; size 0 or not page-aligned
  *   -EPERM   not sealed with exactly F_SEAL_WRITE|SHRINK|GROW|SEAL
  *   -ERANGE  smaller than claimed, or larger than LAYER_NPAGES_MAX
- *   -ENOSPC  LAYERS_MAX, FILES_MAX
+ *   -ENOSPC  LAYERS_MAX, or FILES_MAX but for one, see lfile_adopt()
  *   -EBADF   not open
  *   -EBUSY   its sender has a lease on it: to open it would be to wait for him
  *   -ENOMEM, -EMFILE, -ENFILE, another errno of fstat(2) or open(2)
@@ -211,7 +211,8 @@ void layer_move(
 
 /*
  * Make memfd (fd) a file without pieces, with one hold, which the caller ends
- * by lfile_put(). Takes (fd) over. Errors as layer_adopt()'s.
+ * by lfile_put(). Takes (fd) over. Errors as layer_adopt()'s; but the last of
+ * FILES_MAX is for this alone, or a set that is full could not be merged.
  */
 int lfile_adopt(struct layer_set *set, int fd, uint32_t *file, struct err *e);
 

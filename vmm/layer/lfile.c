@@ -26,14 +26,14 @@ int files_grow(struct layer_set *set, uint32_t cap)
 	return 0;
 }
 
-int reserve_file(struct layer_set *set, struct err *e)
+int reserve_file(struct layer_set *set, uint32_t spare, struct err *e)
 {
-	if (set->file_free != NO_SLOT)
-		return 0;
-	if (set->file_cap >= FILES_MAX)
+	if (set->sum.files + spare >= FILES_MAX)
 		return err_set(e, -ENOSPC,
 		    "layers are in %u files already; drop snapshots or views",
-		    (unsigned)FILES_MAX);
+		    (unsigned)set->sum.files);
+	if (set->file_free != NO_SLOT)
+		return 0;
 	if (files_grow(set, set->file_cap * 2) != 0)
 		return err_set(e, -ENOMEM, "no memory for the layers' table");
 	return 0;
