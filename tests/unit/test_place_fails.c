@@ -196,6 +196,22 @@ static void test_fail_dirty(void **state)
 	fail_all(op_dirty, true, "dirty of a frozen one");
 }
 
+/* What is lost is more than the memory of a segment that was never frozen: the
+ * private pages over a base. */
+static void test_lost_later(void **state)
+{
+	struct kvmplaces *g = *state;
+	struct place *p = make(g);
+	struct place_frozen f;
+	struct err e = {0};
+
+	put(g, 1, 11);
+	freeze(g, p, &f);
+	put(g, 2, 12);
+	lose_in = 1;
+	expect_lost(g, op_sever(g, p, &e), &e);
+}
+
 static void test_lost(void **state)
 {
 	static op_fn *const op[] = {op_freeze, op_sever};
@@ -225,6 +241,7 @@ int main(void)
 	    cmocka_unit_test(test_fail_open),
 	    cmocka_unit_test(test_fail_dirty),
 	    cmocka_unit_test(test_lost),
+	    TEST(test_lost_later),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

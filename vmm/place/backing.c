@@ -96,6 +96,11 @@ int backing_map_shared(unsigned char *hva, size_t len, int fd)
 	return m == MAP_FAILED ? -errno : 0;
 }
 
+int backing_kept(unsigned char *hva, size_t len, int why)
+{
+	return madvise(hva, len, MADV_NORMAL) == 0 ? why : -ENOTRECOVERABLE;
+}
+
 int backing_collapse(unsigned char *hva, uint64_t nleaves)
 {
 	/* The kernel collapses what has at least one page. */

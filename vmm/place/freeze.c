@@ -88,8 +88,9 @@ static int lay(struct place *p, struct lift *l)
 		r = backing_map_shared(p->hva, place_len(p), l->fresh);
 	else if (l->first)
 		r = lay_back_private(p, l);
-	if (r < 0 && l->first)
-		r = lay_undo(p, r);
+	if (r < 0)
+		r = l->first ? lay_undo(p, r)
+			     : backing_kept(p->hva, place_len(p), r);
 	return r;
 }
 

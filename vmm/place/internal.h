@@ -149,6 +149,9 @@ int backing_take(int memory, uint64_t npages, struct err *e);
 unsigned char *backing_reserve(size_t len, size_t offset);
 /* Map (len) bytes of (fd) at (hva) shared. 0 or -errno. */
 int backing_map_shared(unsigned char *hva, size_t len, int fd);
+/* What a mapping over (hva) that failed with (why) comes to: a failure leaves
+ * what was mapped there, (why), or nothing, -ENOTRECOVERABLE. */
+int backing_kept(unsigned char *hva, size_t len, int why);
 /*
  * Make each 2 MiB of (nleaves) at (hva) of a shared mapping one page, keeping
  * the content. 0 or -errno; then some may still be of 4 KiB pages. Each call

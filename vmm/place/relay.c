@@ -99,23 +99,20 @@ static int keep_own(struct relay *l)
 	return 0;
 }
 
-/* [page, end) of (fd) from (index) on, or anonymous. A failure leaves what was
- * mapped there, or nothing: then nothing is left to go on with. */
+/* [page, end) of (fd) from (index) on, or anonymous. */
 static int map_over(
     struct relay *l, uint64_t page, uint64_t end, int fd, uint64_t index)
 {
 	bool ro = l->p->kind == PLACE_VIEW_RO;
 	unsigned char *at = l->p->hva + page * PAGE_SIZE;
 	size_t len = (end - page) * PAGE_SIZE;
-	int why;
 
 	if (page == end || mmap(at, len, PROT_READ | (ro ? 0 : PROT_WRITE),
 			       MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE |
 				   (fd < 0 ? MAP_ANONYMOUS : 0),
 			       fd, (off_t)(index * PAGE_SIZE)) != MAP_FAILED)
 		return 0;
-	why = -errno;
-	return madvise(at, len, MADV_NORMAL) == 0 ? why : -ENOTRECOVERABLE;
+	return backing_kept(at, len, -errno);
 }
 
 static int map_all(struct relay *l)
