@@ -106,6 +106,20 @@ static void what_wraps_or_ends_beyond(void **state)
 	assert_int_equal(add(g, GPA_END - PAGE_SIZE, 1), 0);
 }
 
+/* Whatever the CPU can name, a program sees no more than its window. */
+static void beyond_the_window(void **state)
+{
+	static const unsigned bits[] = {46, 47, 52, 255};
+	struct gmem *g = *state;
+
+	for (size_t i = 0; i < sizeof(bits) / sizeof(bits[0]); i++) {
+		gmem_init(g, -1, bits[i]);
+		refused(g, bank(GMEM_END, 1), -ERANGE);
+		refused(g, bank(GMEM_END - PAGE_SIZE, 2), -ERANGE);
+		assert_int_equal(add(g, GMEM_END - PAGE_SIZE, 1), 0);
+	}
+}
+
 static void what_overlaps(void **state)
 {
 	struct gmem *g = *state;
@@ -291,6 +305,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup(what_is_not_aligned_or_empty, setup),
 	    cmocka_unit_test_setup(what_wraps_or_ends_beyond, setup),
+	    cmocka_unit_test_setup(beyond_the_window, setup),
 	    cmocka_unit_test_setup(what_overlaps, setup),
 	    cmocka_unit_test_setup(banks_run_out, setup),
 	    cmocka_unit_test_setup(kvm_refuses, setup),

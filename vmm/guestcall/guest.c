@@ -10,6 +10,9 @@
 #include "guest/kernel/kernel.h"
 #include "shared/page/run.h"
 
+_Static_assert(AS_WINDOW_END - FIRN_WINDOW == GMEM_END,
+    "the window shows all guest-physical memory");
+
 /* Flags that a program may set for itself: the arithmetic ones, TF, DF, NT, AC,
  * ID. */
 #define FLAGS_USER   0x244dd5ULL

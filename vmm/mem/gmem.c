@@ -7,14 +7,12 @@
 #include "shared/page/run.h"
 #include "vmm/kvm/kvm_sys.h"
 
-#define PHYS_BITS_MAX 52u
-
 void gmem_init(struct gmem *g, int vm_fd, unsigned phys_bits)
 {
 	*g = (struct gmem){.vm_fd = vm_fd};
-	if (phys_bits > PHYS_BITS_MAX)
-		phys_bits = PHYS_BITS_MAX;
-	g->gpa_end = 1ULL << phys_bits;
+	g->gpa_end = GMEM_END;
+	if (phys_bits < 64 && 1ULL << phys_bits < GMEM_END)
+		g->gpa_end = 1ULL << phys_bits;
 }
 
 static bool overlaps(const struct gmem_bank *b, uint64_t gpa, uint64_t len)
@@ -37,7 +35,7 @@ static int check_bank(
 	if (b->gpa > g->gpa_end || b->len > g->gpa_end - b->gpa)
 		return err_set(e, -ERANGE,
 		    "guest memory at 0x%llx (0x%llx bytes) ends beyond 0x%llx, "
-		    "the last address of this CPU",
+		    "the end of what a program can address here",
 		    (unsigned long long)b->gpa, (unsigned long long)b->len,
 		    (unsigned long long)g->gpa_end);
 	return 0;
@@ -195,7 +193,7 @@ static int first_part(
 	return 0;
 }
 
-/* Decides; the copies after it cannot fail. A bank ends below 2^52, so that
+/* Decides; the copies after it cannot fail. A bank ends at GMEM_END, so that
  * (gpa) cannot wrap here. */
 static int check_access(
     const struct gmem *g, uint64_t gpa, uint64_t len, bool write)

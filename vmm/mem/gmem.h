@@ -22,10 +22,11 @@
 #define GMEM_BANKS_MAX 64
 
 /* Guest-physical layout. */
-#define GMEM_SYS_GPA    0x0ULL          /* the monitor's own: tables, stubs */
-#define GMEM_RAM_GPA    0x100000000ULL  /* segment 0: 4 GiB */
-#define GMEM_RAM_MAX    0xf00000000ULL  /* 60 GiB */
-#define GMEM_PLACES_GPA 0x1000000000ULL /* 64 GiB: segments and views */
+#define GMEM_SYS_GPA    0x0ULL            /* the monitor's own: tables, stubs */
+#define GMEM_RAM_GPA    0x100000000ULL    /* segment 0: 4 GiB */
+#define GMEM_RAM_MAX    0xf00000000ULL    /* 60 GiB */
+#define GMEM_PLACES_GPA 0x1000000000ULL   /* 64 GiB: segments and views */
+#define GMEM_END        0x400000000000ULL /* 64 TiB: the window shows no more */
 
 struct gmem_bank {
 	uint64_t gpa;
@@ -41,7 +42,7 @@ struct gmem_bank {
 
 struct gmem {
 	int vm_fd;
-	uint64_t gpa_end; /* first address beyond what the CPU can name */
+	uint64_t gpa_end; /* beyond it the CPU or the window has no address */
 	struct gmem_bank bank[GMEM_BANKS_MAX]; /* index is the KVM slot */
 };
 
