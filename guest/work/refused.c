@@ -73,6 +73,21 @@ static void sets(struct tally *t, uint32_t id, int cap)
 	GIVES(t, firn_touched(id, FIRN_READ, e, MANY, &p), E2BIG);
 }
 
+/* What the answer has no buffer for, the cursor has not passed. */
+static void kept(struct tally *t, const struct firn_segment *d, uint32_t flags)
+{
+	const char *name = flags ? "exact" : "plain";
+	volatile char *at = (volatile char *)(uintptr_t)d->va;
+	struct firn_extent e[4];
+	struct firn_pages p = {0};
+
+	GIVES(t, firn_dirty(d->id, name, flags, NULL, 0, &p), 0);
+	*at = (char)(*at + 1);
+	GIVES(t, firn_dirty(d->id, name, flags, NULL, 4, &p), EFAULT);
+	GIVES(t, firn_dirty(d->id, name, flags, e, 4, &p), 0);
+	expect(t, name, (long)p.pages, 1);
+}
+
 static void views(struct tally *t, const struct firn_segment *d, int cap)
 {
 	struct firn_segment v;
@@ -83,6 +98,7 @@ static void views(struct tally *t, const struct firn_segment *d, int cap)
 	GIVES(t, firn_map(cap, FIRN_MAP_OWN, 0, &v), EINVAL);
 	GIVES(t, firn_map(cap, FIRN_MAP_RO, 5, &v), EINVAL);
 	GIVES(t, firn_map(cap, FIRN_MAP_RO, 1ULL << 50, &v), ERANGE);
+	GIVES(t, firn_map(cap, FIRN_MAP_RO, 1ULL << 46, &v), ERANGE);
 	GIVES(t, firn_map(cap, FIRN_MAP_RO, d->gpa, &v), EEXIST);
 	GIVES(t, firn_adopt(NOBODY, 0, &v), EBADF);
 	GIVES(t, firn_unmap(d->id), EPERM);
@@ -150,6 +166,8 @@ int main(void)
 	segments(&t, large);
 	lifts(&t, d.id, large);
 	sets(&t, d.id, cap);
+	kept(&t, &d, 0);
+	kept(&t, &d, FIRN_EXACT);
 	views(&t, &d, cap);
 	capabilities(&t, cap);
 	tables(&t, d.id);

@@ -296,6 +296,8 @@ int64_t call_dirty(struct guest_call *c)
 		return -EINVAL; /* not the guest's to advance */
 	/* An advanced cursor cannot be wound back: look at the buffers first.
 	 */
+	if (r == 0 && c->a[3] == 0 && c->a[4] > 0)
+		r = -EFAULT;
 	if (r == 0)
 		r = call_check_out(
 		    c, c->a[3], c->a[4] * sizeof(struct firn_extent));
