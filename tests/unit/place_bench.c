@@ -16,6 +16,7 @@
 int fail_in[NSEAMS];
 int fail_errno = ENOMEM;
 int lose_in;
+int full_in;
 size_t write_most = SIZE_MAX;
 bool no_fill;
 
@@ -58,9 +59,15 @@ int __wrap_memfd_create(const char *name, unsigned flags)
 
 void *__wrap_mmap(void *a, size_t n, int prot, int flags, int fd, off_t o)
 {
-	if (lose_in > 0 && (flags & MAP_FIXED) && --lose_in == 0) {
+	if (lose_in > 0 && (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) &&
+	    --lose_in == 0) {
 		lose_in = 1;
 		(void)munmap(a, n);
+		errno = ENOMEM;
+		return MAP_FAILED;
+	}
+	if (full_in > 0 && (flags & MAP_FIXED) && --full_in == 0) {
+		full_in = 1;
 		errno = ENOMEM;
 		return MAP_FAILED;
 	}

@@ -40,6 +40,9 @@ extern int fail_errno;      /* with this */
 /* From the nth mmap() in place from now on none succeeds, and what was there is
  * gone; 0: none. */
 extern int lose_in;
+/* From the nth mmap() over something from now on none succeeds, as where there
+ * are as many mappings as there may be; 0: none. */
+extern int full_in;
 extern size_t write_most; /* bytes that pwritev() writes at once */
 extern bool no_fill;      /* fallocate() succeeds and allocates nothing */
 

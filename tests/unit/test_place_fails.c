@@ -196,6 +196,27 @@ static void test_fail_dirty(void **state)
 	fail_all(op_dirty, true, "dirty of a frozen one");
 }
 
+/* A freeze that needs more mappings than there may be changes nothing. */
+static void test_full(void **state)
+{
+	uint32_t want[10] = {0, 11, 12};
+	struct kvmplaces *g = *state;
+	struct place *p = make(g);
+	struct place_frozen f;
+	struct err e = {0};
+
+	put(g, 1, 11);
+	put(g, 1500, 15);
+	full_in = 2;
+	assert_int_equal(op_freeze(g, p, &e), -ENOMEM);
+	full_in = 0;
+	assert_int_equal(at(p, 1), 11);
+	assert_int_equal(at(p, 1500), 15);
+	put(g, 2, 12);
+	freeze(g, p, &f);
+	check_steps(&f, want);
+}
+
 /* What is lost is more than the memory of a segment that was never frozen: the
  * private pages over a base. */
 static void test_lost_later(void **state)
@@ -240,6 +261,7 @@ int main(void)
 	    cmocka_unit_test(test_fail_sever),
 	    cmocka_unit_test(test_fail_open),
 	    cmocka_unit_test(test_fail_dirty),
+	    TEST(test_full),
 	    cmocka_unit_test(test_lost),
 	    TEST(test_lost_later),
 	};

@@ -338,9 +338,24 @@ int lay_back_private(struct place *p, const struct lift *l)
 	return lay_hole(p, next, p->npages);
 }
 
+/* Where a process has as many mappings as it may, the kernel maps nothing over
+ * them, not even one over many, but lets go of them. */
+static int map_anew(struct place *p)
+{
+	if (munmap(p->hva, place_len(p)) < 0)
+		return -errno;
+	/* Another thread may have got these addresses meanwhile. */
+	return mmap(p->hva, place_len(p), PROT_READ | PROT_WRITE,
+		   MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_NORESERVE, p->memfd,
+		   0) == MAP_FAILED
+		   ? -errno
+		   : 0;
+}
+
 int lay_undo(struct place *p, int why)
 {
-	if (backing_map_shared(p->hva, place_len(p), p->memfd) < 0)
+	if (backing_map_shared(p->hva, place_len(p), p->memfd) < 0 &&
+	    map_anew(p) < 0)
 		return -ENOTRECOVERABLE;
 	return why;
 }
