@@ -3,6 +3,7 @@
  * What takes several turns of the loop: others have theirs between, and it is
  * over in order and leaves nothing, whatever ends meanwhile.
  */
+/* wrap: map_walk */
 #include "tests/unit/broker_world.h"
 
 #include <errno.h>
@@ -245,6 +246,67 @@ static void open_while_merged(void **state)
 	nothing_left(x);
 }
 
+/* --- what nobody waits for any more ----------------------------------------
+ */
+
+enum walk { AS_EVER, TO_WAIT, WAITS, GOES_ON, OVER };
+
+static atomic_int walk; /* what a worker's does */
+static int walk_rc;
+
+int __real_map_walk(const struct map *m, uint64_t first, uint64_t npages,
+    map_run_fn *fn, void *ctx);
+int __wrap_map_walk(const struct map *m, uint64_t first, uint64_t npages,
+    map_run_fn *fn, void *ctx);
+
+int __wrap_map_walk(const struct map *m, uint64_t first, uint64_t npages,
+    map_run_fn *fn, void *ctx)
+{
+	uint64_t end = now() + PATIENCE_NS;
+	int what = TO_WAIT;
+
+	if (gettid() == getpid() ||
+	    !atomic_compare_exchange_strong(&walk, &what, WAITS))
+		return __real_map_walk(m, first, npages, fn, ctx);
+	while (atomic_load(&walk) == WAITS && now() < end)
+		(void)usleep(1000);
+	walk_rc = __real_map_walk(m, first, npages, fn, ctx);
+	atomic_store(&walk, OVER);
+	return walk_rc;
+}
+
+static void pump_until(struct world *x, int what)
+{
+	uint64_t end = now() + PATIENCE_NS;
+
+	while (atomic_load(&walk) != what && now() < end)
+		pump(x);
+	assert_int_equal(atomic_load(&walk), what);
+}
+
+/* A map may have many millions of runs: who asked goes, and it is not walked
+ * to its end. */
+static void shown_to_nobody(void **state)
+{
+	struct world *x = *state;
+	struct fake *f = launch_vm(x, 0, "v");
+
+	freeze_pages(x, f, 0, 2, 0);
+	atomic_store(&walk, TO_WAIT);
+	request(
+	    x, "snapshot.show", json_pack("{s:s}", "snapshot", "s0"), NULL, 0);
+	pump_until(x, WAITS);
+	connect_client(x);
+	must_do(x, "vm.list", json_object());
+	must_do(x, "vm.list", json_object());
+	atomic_store(&walk, GOES_ON);
+	pump_until(x, OVER);
+	atomic_store(&walk, AS_EVER);
+	assert_int_equal(walk_rc, -ECANCELED);
+	end_vm(x, f);
+	nothing_left(x);
+}
+
 /* --- what was touched ----------------------------------------------------- */
 
 #define TOUCHED 100003u
@@ -357,6 +419,7 @@ int main(void)
 	    T(import_interrupted),
 	    cmocka_unit_test_setup_teardown(
 		open_while_merged, setup_away, teardown),
+	    T(shown_to_nobody),
 	    cmocka_unit_test(sets_in_turns),
 	    cmocka_unit_test(sets_that_shrink),
 	};

@@ -38,34 +38,24 @@ struct show_op {
 	uint64_t extents, zero, exclusive;
 	uint64_t copies; /* pages that its forms have elsewhere */
 	struct map_nodes nodes;
-	uint32_t *layers; /* seen; its own come first */
-	uint32_t nlayers, nown, cap;
+	struct filetab tab; /* of layers seen, which are all that it is for */
+	uint32_t nown;      /* of its own map */
 	int rc;
 };
 
-static int see_layer(struct show_op *op, uint32_t layer)
+static bool show_stopped(void *ctx)
 {
-	/* Runs of one layer come in clusters: look from the newest. */
-	for (uint32_t i = op->nlayers; i > 0; i--)
-		if (op->layers[i - 1] == layer)
-			return 0;
-	if (op->nlayers == op->cap) {
-		uint32_t cap = op->cap == 0 ? 16 : op->cap * 2;
-		uint32_t *p = realloc(op->layers, cap * sizeof(*p));
+	struct show_op *op = ctx;
 
-		if (p == NULL)
-			return -ENOMEM;
-		op->layers = p;
-		op->cap = cap;
-	}
-	op->layers[op->nlayers++] = layer;
-	return 0;
+	return worker_cancelled(&op->work);
 }
 
 static int show_run(void *ctx, const struct page_run *r)
 {
 	struct show_op *op = ctx;
 
+	if (show_stopped(op))
+		return -ECANCELED;
 	if (r->layer == RUN_ZERO) {
 		op->zero += r->npages;
 		return 0;
@@ -73,7 +63,7 @@ static int show_run(void *ctx, const struct page_run *r)
 	op->extents++;
 	for (uint64_t i = 0; i < r->npages; i++)
 		bit_set(op->alone, r->page + i);
-	return see_layer(op, r->layer);
+	return filetab_want(&op->tab, r, 1);
 }
 
 /* What lies between two differing runs is shared. */
@@ -93,7 +83,9 @@ static int not_shared(void *ctx, uint64_t page, uint64_t npages)
 
 static int form_run(void *ctx, const struct page_run *r)
 {
-	return r->layer == RUN_ZERO ? 0 : see_layer(ctx, r->layer);
+	struct show_op *op = ctx;
+
+	return show_stopped(op) ? -ECANCELED : filetab_want(&op->tab, r, 1);
 }
 
 static int count_copies(void *ctx, uint64_t page, uint64_t npages)
@@ -105,18 +97,11 @@ static int count_copies(void *ctx, uint64_t page, uint64_t npages)
 	return 0;
 }
 
-static bool show_stopped(void *ctx)
-{
-	struct show_op *op = ctx;
-
-	return worker_cancelled(&op->work);
-}
-
 static int count_forms(struct show_op *op)
 {
 	int rc = 0;
 
-	op->nown = op->nlayers;
+	op->nown = op->tab.nwant;
 	for (uint32_t i = 0; i < op->nforms && rc == 0; i++) {
 		rc = map_walk(&op->form[i], 0, op->map.npages, form_run, op);
 		if (rc == 0)
@@ -231,7 +216,7 @@ static void show_free(struct show_op *op)
 	snap_put(b, op->s);
 	free(op->other);
 	free(op->alone);
-	free(op->layers);
+	filetab_free(&op->tab);
 	free(op);
 	layers_reap(b);
 }
@@ -246,10 +231,11 @@ struct show_files {
 /* Which files they are: a bit each. */
 static void find_files(const struct show_op *op, uint64_t *bits)
 {
-	for (uint32_t i = 0; i < op->nlayers; i++) {
+	/* Of 0, where nothing was wanted, there is none. */
+	for (uint32_t i = 0; i < op->tab.want_cap; i++) {
 		uint32_t n;
 		const struct layer_piece *p =
-		    layer_pieces(op->b->layers, op->layers[i], &n);
+		    layer_pieces(op->b->layers, op->tab.want[i], &n);
 
 		for (; n > 0; n--, p++)
 			bit_set(bits, p->file);
