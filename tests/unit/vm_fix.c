@@ -76,7 +76,8 @@ int __wrap_memfd_create(const char *name, unsigned flags);
 
 void *__wrap_mmap(void *a, size_t n, int prot, int flags, int fd, off_t o)
 {
-	if (!is_monitor || !refused->mmap || !(flags & MAP_FIXED))
+	if (!is_monitor || !refused->mmap ||
+	    !(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)))
 		return __real_mmap(a, n, prot, flags, fd, o);
 	errno = ENOMEM;
 	return MAP_FAILED;
