@@ -236,10 +236,13 @@ int open_view(struct kvmplaces *g, enum place_kind kind,
 
 void expect_lost(struct kvmplaces *g, int r, const struct err *e)
 {
+	unsigned char byte;
+
 	lose_in = 0;
 	assert_int_equal(r, -ENOTRECOVERABLE);
 	assert_int_equal(e->code, -ENOTRECOVERABLE);
 	assert_non_null(strstr(e->msg, "refused to map"));
 	assert_int_equal(g->gate.closings, 1);
+	assert_int_equal(gmem_read(&g->gmem, GPA, &byte, 1), -EFAULT);
 	gate_open(&g->gate);
 }

@@ -209,8 +209,10 @@ static int run_freeze(struct place *p, struct lift *l, int memory,
 	gate_close(g);
 	start = now_ns();
 	r = act(p, l, e);
-	if (r == -ENOTRECOVERABLE)
+	if (r == -ENOTRECOVERABLE) {
+		place_lose(p);
 		return r;
+	}
 	gate_open(g);
 	out->pause_ns = now_ns() - start;
 	if (r < 0)

@@ -129,6 +129,9 @@ int place_prepare(struct places *ps, const struct place_want *w,
 int place_attach(struct place *p, enum place_kind kind, struct err *e);
 /* Unmap, close and free everything. (p) has no bank. */
 void place_release(struct place *p);
+/* Memory of (p) is lost, and the VM is to end: who waits at the gate, in the
+ * guest's call, finds none behind it. Under the closed gate. */
+void place_lose(struct place *p);
 /* Make (p) a segment whose overlay is (memory), which is taken over. */
 int place_show_memory(struct place *p, int memory, struct err *e);
 

@@ -273,6 +273,17 @@ void place_release(struct place *p)
 	p->memfd = -1;
 }
 
+void place_lose(struct place *p)
+{
+	(void)gmem_del(p->all->gmem, p->slot, NULL);
+	/* What else of it is mapped goes with the process: others may have got
+	 * its addresses. */
+	p->hva = NULL;
+	if (p->memfd >= 0)
+		(void)close(p->memfd);
+	p->memfd = -1;
+}
+
 int place_show_memory(struct place *p, int memory, struct err *e)
 {
 	int r = memory;

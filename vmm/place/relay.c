@@ -184,7 +184,9 @@ int place_relay(struct places *ps, struct place *p, const struct place_view *v,
 	gate_close(ps->gate);
 	start = now_ns();
 	r = relay_closed(&l, nvmas, &why);
-	if (r != -ENOTRECOVERABLE)
+	if (r == -ENOTRECOVERABLE)
+		place_lose(p);
+	else
 		gate_open(ps->gate);
 	if (r == 0 && done != NULL)
 		*done = (struct place_relayed){
