@@ -10,6 +10,15 @@
 
 #include "shared/cap/cap.h"
 
+/* (f) has memory that a sever gives owned, with something in it: (was). */
+static void lend_written(
+    struct world *x, struct fake *f, uint64_t was[static NPAGES])
+{
+	lend_memory(x, f);
+	guest_writes(f, 0, 1, 77);
+	memcpy(was, f->truth, sizeof(f->truth));
+}
+
 static void owned_changes_hands(void **state)
 {
 	struct world *x = *state;
@@ -18,9 +27,7 @@ static void owned_changes_hands(void **state)
 	uint64_t was[NPAGES];
 	uint32_t fds = 0;
 
-	lend_memory(x, f);
-	guest_writes(f, 0, 1, 77);
-	memcpy(was, f->truth, sizeof(was));
+	lend_written(x, f, was);
 	must_do(x, "segment.sever", freeze_params(f, "s"));
 	assert_true(is_owned(x, "s"));
 	must_fail(x, "snapshot.open", json_pack("{s:s}", "snapshot", "s"));
@@ -109,9 +116,7 @@ static void kept_memory(void **state)
 	for (enum how how = KEEPS_FD; how <= KEEPS_MAPPING; how++) {
 		struct fake *f = launch_vm(x, 0, "v");
 
-		lend_memory(x, f);
-		guest_writes(f, 0, 1, 77);
-		memcpy(was, f->truth, sizeof(was));
+		lend_written(x, f, was);
 		f->how = how;
 		must_fail(x, "segment.sever", freeze_params(f, "s"));
 		must_fail(x, "segment.sever", freeze_params(f, "s"));
@@ -156,9 +161,7 @@ static void refused_adoptions(void **state)
 	struct fake *g = launch_vm(x, 1, "w");
 	uint64_t was[NPAGES];
 
-	lend_memory(x, f);
-	guest_writes(f, 0, 1, 77);
-	memcpy(was, f->truth, sizeof(was));
+	lend_written(x, f, was);
 	must_do(x, "segment.sever", freeze_params(f, "s"));
 	g->how = REFUSES_OWN;
 	must_fail(x, "view.adopt", hand_params(g, "s"));
@@ -203,9 +206,7 @@ static void end_behind_sever(void **state)
 	struct fake *g = launch_vm(x, 1, "w");
 	uint64_t was[NPAGES];
 
-	lend_memory(x, f);
-	guest_writes(f, 0, 1, 77);
-	memcpy(was, f->truth, sizeof(was));
+	lend_written(x, f, was);
 	f->answers = severs_and_dies;
 	must_do(x, "segment.sever", freeze_params(f, "s"));
 	must_do(x, "vm.wait", json_pack("{s:s}", "vm", "v"));
@@ -236,9 +237,7 @@ static void unmap_behind_sever(void **state)
 	json_int_t before = stat_of(x, "reserved_bytes");
 	uint64_t was[NPAGES];
 
-	lend_memory(x, f);
-	guest_writes(f, 0, 1, 77);
-	memcpy(was, f->truth, sizeof(was));
+	lend_written(x, f, was);
 	must_do(x, "segment.sever", freeze_params(f, "s"));
 	for (int i = 0; i < 3; i++) {
 		must_do(x, "view.adopt", hand_params(f, "s"));
@@ -262,9 +261,7 @@ static void unmap_and_map_behind_sever(void **state)
 	struct fake *f = launch_vm(x, 0, "v");
 	uint64_t was[NPAGES];
 
-	lend_memory(x, f);
-	guest_writes(f, 0, 1, 77);
-	memcpy(was, f->truth, sizeof(was));
+	lend_written(x, f, was);
 	must_do(x, "segment.sever", freeze_params(f, "s"));
 	must_do(x, "segment.freeze", freeze_params(f, "t"));
 	for (unsigned i = 2; i < WIRE_SEGMENTS_MAX; i++)
@@ -328,9 +325,7 @@ static void freeze_behind_sever(void **state)
 	uint64_t end = now() + PATIENCE_NS;
 	uint64_t was[NPAGES];
 
-	lend_memory(x, f);
-	guest_writes(f, 0, 1, 77);
-	memcpy(was, f->truth, sizeof(was));
+	lend_written(x, f, was);
 	late = (struct late){.lost = -1};
 	f->answers = gives_up_last;
 	request(x, "segment.sever", freeze_params(f, "s"), NULL, 0);
@@ -409,9 +404,7 @@ static void freeze_tells_severed(void **state)
 	struct fake *f = launch_vm(x, 0, "v");
 	uint64_t was[NPAGES];
 
-	lend_memory(x, f);
-	guest_writes(f, 0, 1, 77);
-	memcpy(was, f->truth, sizeof(was));
+	lend_written(x, f, was);
 	late = (struct late){.lost = -1};
 	f->answers = loses_and_tells;
 	must_fail(x, "segment.sever", freeze_params(f, "s"));
