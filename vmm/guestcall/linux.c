@@ -693,8 +693,8 @@ static linux_fn *const calls[] = {
 };
 
 /*
- * The arguments that are ints to Linux, of which only the low half is looked
- * at: a compiler may leave anything above it in the register.
+ * The arguments that programs declare as ints: a compiler may leave anything
+ * above the low half of the register, and Linux looks at that of nearly all.
  */
 #define INT(i) (1u << (i))
 static const uint8_t ints[] = {
